@@ -1,0 +1,3 @@
+#include "dataplane.h"
+
+const char *vfs_version(void) { return "0.1.0"; }
