@@ -1,0 +1,80 @@
+# make setup prepares the machine and .venv; every other target does that first when it has not been done.
+# Everything stays inside the repo (.venv, .cache, build) but the Debian packages that setup installs.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+SETUP := $(VENV)/.setup-done
+EXTENSION := build/extension-done
+
+# Downloaded kernels and packages: kept by `make clean`, reused offline.
+export VHOSTFS_CACHE ?= $(CURDIR)/.cache
+export VHOSTFS_SHARED ?= $(abspath $(CURDIR)/../shared)
+
+C_SOURCES := $(wildcard native/c/*.c)
+C_HEADERS := $(wildcard native/c/*.h native/decl/*.h)
+C_FLAGS := -std=gnu11 -g -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wno-unused-parameter -fno-strict-aliasing -pthread \
+	-Inative/c -Inative/decl
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+C_OBJECTS := $(C_SOURCES:native/c/%.c=build/sanitized-c/%.o)
+C_TESTS := $(patsubst tests/native/%.c,build/sanitized-c/%,$(wildcard tests/native/test_*.c))
+
+# What `make test-sanitized` runs: the suites in which C does the work.
+SANITIZED_TESTS ?= tests/native
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help setup build lint warnings test-c test test-sanitized demo bench clean
+
+help: ## say what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(SETUP) ## install what is missing (apt, .venv); no network when nothing is
+$(SETUP): tools/setup-machine pyproject.toml
+	@tools/setup-machine $(PYTHON)
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+build: $(EXTENSION) ## compile the native extension in place
+$(EXTENSION): $(SETUP) setup.py native/build_dataplane.py $(C_SOURCES) $(C_HEADERS)
+	@mkdir -p $(@D)
+	$(PY) setup.py --quiet build_ext --inplace
+	@touch $@
+
+lint: $(EXTENSION) ## ruff and mypy
+	$(PY) -m ruff check --quiet .
+	$(PY) -m ruff format --check --quiet .
+	$(PY) -m mypy
+
+warnings: $(SETUP) ## the C sources under gcc and clang, every warning an error
+	@set -e; for compiler in gcc clang; do for source in $(C_SOURCES); do \
+		$$compiler $(C_FLAGS) -O2 -fsyntax-only $$source; done; done
+
+test-c: $(C_TESTS) ## tests/native/*.c under ASan and UBSan
+	@set -e; for program in $(C_TESTS); do echo $$program; $$program; done
+
+build/sanitized-c/%.o: native/c/%.c $(C_HEADERS) | $(SETUP)
+	@mkdir -p $(@D)
+	gcc $(C_FLAGS) $(SANITIZE) -O1 -c -o $@ $<
+
+build/sanitized-c/test_%: tests/native/test_%.c $(wildcard tests/native/*.h) $(C_OBJECTS) $(C_HEADERS) | $(SETUP)
+	@mkdir -p $(@D)
+	gcc $(C_FLAGS) $(SANITIZE) -O1 -Itests/native -o $@ $< $(C_OBJECTS)
+
+test: lint warnings test-c ## everything: lint, C warnings, C tests, pytest
+	$(PY) -m pytest
+
+test-sanitized: $(SETUP) ## SANITIZED_TESTS with the extension under ASan and UBSan
+	tools/test-sanitized $(PY) $(SANITIZED_TESTS)
+
+demo: $(EXTENSION) ## build an image, boot a VM on it, show what was fetched
+	$(PY) -m bench.demo
+
+bench: $(EXTENSION) ## the figures, each beside its peer in the same run
+	$(PY) -m bench
+
+clean: ## remove what was built; .venv and .cache stay
+	rm -rf build native/_dataplane.c native/*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

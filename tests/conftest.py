@@ -1,0 +1,28 @@
+"""What every test may ask for: the shared fixtures (images that others built) and the shared documents.
+
+They stand outside the repo: where VHOSTFS_SHARED says, or in ../shared beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of shared fixtures, tools and documents; the test fails, not skips, where it is missing."""
+    shared = Path(os.environ.get("VHOSTFS_SHARED") or REPO.parent / "shared")
+    if not (shared / "fixtures").is_dir():
+        pytest.fail(f"no fixtures in {shared}: set VHOSTFS_SHARED to the folder that has them", pytrace=False)
+    return shared
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir(shared_dir: Path) -> Path:
+    """Images that other builders made: data only."""
+    return shared_dir / "fixtures"
