@@ -1,0 +1,120 @@
+"""The daemon behind a guest's virtio-fs device: started, waited for, ended, and what it counted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+#: A daemon listens within tens of ms; the bound is for a loaded machine, or a build under sanitizers.
+START_S = 20.0
+#: It ends within a second of SIGTERM; the bound allows for a sanitizer.
+STOP_S = 10.0
+
+
+class BackendError(Exception):
+    """The daemon did not start or did not end as it should; the text has what it said."""
+
+
+class Backend:
+    """A back-end process that listens on `socket`; use it in a with block.
+
+    `command` is complete (it names the socket). The daemon's output goes to `log`.
+    """
+
+    def __init__(self, command: Sequence[str | Path], socket: Path, log: Path) -> None:
+        self.command = [str(part) for part in command]
+        self.socket = socket
+        self.log = log
+        self.process: subprocess.Popen[bytes]
+
+    def __enter__(self) -> Self:
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_S
+        while not is_listening(self.socket):
+            if self._ended_within(0.01):
+                raise BackendError(
+                    f"{self._name} ended with {self.process.returncode} at its start:\n{self._said()}"
+                )
+            if time.monotonic() > deadline:
+                self.process.kill()
+                self.process.wait()
+                raise BackendError(
+                    f"{self._name} does not listen on {self.socket} after {START_S:.0f} s:\n{self._said()}"
+                )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        if not self._ended_within(STOP_S):
+            self.process.kill()
+            self.process.wait()
+            raise BackendError(f"{self._name} did not end within {STOP_S:.0f} s of SIGTERM:\n{self._said()}")
+        if self.process.returncode and kind is None:
+            raise BackendError(f"{self._name} ended with status {self.process.returncode}:\n{self._said()}")
+
+    @property
+    def _name(self) -> str:
+        return " ".join(self.command[:4])
+
+    def _ended_within(self, seconds: float) -> bool:
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _said(self) -> str:
+        return self.log.read_text(errors="replace")[-4000:]
+
+
+class Vhostfs(Backend):
+    """`vhostfs serve` for one image; `statistics()` is what it counted, once the with block has ended."""
+
+    def __init__(self, image: Image, cache_dir: Path, work: Path, *, queues: int = 1) -> None:
+        self._statistics = work / "statistics.json"
+        socket = work / "vhostfs.sock"
+        command: list[str | Path] = [sys.executable, "-m", "vhostfs", "serve", "--socket", socket]
+        command += ["--bootstrap", image.bootstrap, "--blob-dir", image.blob_dir, "--cache-dir", cache_dir]
+        command += ["--tag", "vhostfs", "--num-request-queues", str(queues), "--statistics", self._statistics]
+        super().__init__(command, socket, work / "vhostfs.log")
+
+    def statistics(self) -> dict[str, int]:
+        """chunks_fetched, bytes_fetched, requests, hits, misses, backend_requests and more."""
+        counted: dict[str, int] = json.loads(self._statistics.read_text())
+        return counted
+
+
+class Image:
+    """A RAFS image that `vhostfs build` made of a folder."""
+
+    def __init__(self, source: Path, work: Path, *options: str) -> None:
+        self.source = source
+        self.bootstrap = work / "bootstrap"
+        self.blob_dir = work / "blobs"
+        self.blob_dir.mkdir(parents=True)
+        command = [sys.executable, "-m", "vhostfs", "build", str(source), "--bootstrap", str(self.bootstrap)]
+        done = subprocess.run(
+            [*command, "--blob-dir", str(self.blob_dir), *options], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise BackendError(f"vhostfs build ended with status {done.returncode}:\n{done.stderr[-4000:]}")
+
+
+def is_listening(socket: Path) -> bool:
+    """Whether a process listens on `socket`; found without connecting, which a back-end would serve."""
+    accepts_connections = 0x10000  # __SO_ACCEPTCON, in the column "Flags" of /proc/net/unix
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        columns = line.split(maxsplit=7)
+        if len(columns) == 8 and columns[7] == str(socket) and int(columns[3], 16) & accepts_connections:
+            return True
+    return False

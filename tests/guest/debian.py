@@ -1,0 +1,136 @@
+"""Debian packages, downloaded and unpacked into the cache: the machine's own packages stay as they are.
+
+The cache is VHOSTFS_CACHE, or .cache in the repo. apt gets lists of its own there, so that neither root nor
+fresh system lists are needed; what stands in the cache is used as it is, without the network. Packages come
+from wherever the machine's apt is configured to look.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent.parent
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+class PackageError(Exception):
+    """A package cannot be had; the text says which and what apt said."""
+
+
+def cache_dir() -> Path:
+    return Path(os.environ.get("VHOSTFS_CACHE") or REPO / ".cache")
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _run(command: Sequence[str], cwd: Path | None = None) -> str:
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
+        )
+    except FileNotFoundError:
+        raise PackageError(
+            f"no {command[0]}: the guest is made of Debian packages, so a Debian-like machine is needed"
+        ) from None
+    if done.returncode:
+        raise PackageError(f"{' '.join(command)} failed ({done.returncode}):\n{done.stderr.strip()}")
+    return done.stdout
+
+
+class Apt:
+    """apt with lists and state of its own in the cache, for the machine's release or for another `suite`."""
+
+    def __init__(self, suite: str | None = None) -> None:
+        state = cache_dir() / f"apt-{suite or 'own'}"
+        for folder in ("lists/partial", "archives/partial"):
+            (state / folder).mkdir(parents=True, exist_ok=True)
+        (state / "status").write_text("")  # nothing counts as installed: a closure is the whole closure
+        self._options = [f"-oDir::State::lists={state}/lists", f"-oDir::State::status={state}/status"]
+        self._options += [f"-oDir::Cache={state}", f"-oDir::Cache::archives={state}/archives"]
+        if os.geteuid() == 0:
+            self._options.append("-oAPT::Sandbox::User=root")  # the cache need not be readable for _apt
+        if suite:
+            (state / "sources.list").write_text(f"deb [signed-by={KEYRING}] {Apt()._mirror()} {suite} main\n")
+            self._options += [
+                f"-oDir::Etc::sourcelist={state}/sources.list",
+                "-oDir::Etc::sourceparts=/dev/null",
+            ]
+        _run(["apt-get", "-qq", *self._options, "update"])
+
+    def _mirror(self) -> str:
+        """The address of the Debian mirror that the machine is configured for."""
+        targets = _run(
+            ["apt-get", *self._options, "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)"]
+        )
+        for line in targets.splitlines():
+            origin, codename, address = line.split(" ", 2)
+            if origin == "Debian" and "-" not in codename:
+                return address
+        raise PackageError("apt is not configured for a Debian mirror")
+
+    def closure(self, packages: Sequence[str]) -> list[str]:
+        """`packages` and all that they depend on (no recommendations)."""
+        plan = _run(["apt-get", "-s", "-qq", "--no-install-recommends", *self._options, "install", *packages])
+        return [line.split()[1] for line in plan.splitlines() if line.startswith("Inst ")]
+
+    def depends(self, package: str) -> list[str]:
+        lines = _run(["apt-cache", *self._options, "depends", package]).splitlines()
+        return [line.split()[1] for line in lines if line.strip().startswith("Depends:")]
+
+    def unpack(self, packages: Sequence[str], root: Path) -> None:
+        """Download `packages` and unpack them over each other into `root`."""
+        with tempfile.TemporaryDirectory(dir=cache_dir()) as debs:
+            _run(["apt-get", "-qq", *self._options, "download", *packages], cwd=Path(debs))
+            for deb in sorted(Path(debs).glob("*.deb")):
+                _run(["dpkg", "-x", str(deb), str(root)])
+
+
+@contextmanager
+def _whole_or_nothing(target: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `target` when the block ends well."""
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
+    part.chmod(0o755)
+    try:
+        yield part
+        part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def kernel_tree(suite: str | None = None) -> Path:
+    """An unpacked linux-image package: the machine's release's, or that of another Debian `suite`."""
+    target = cache_dir() / f"kernel-{suite or 'own'}"
+    with _locked(target.parent):
+        if not target.is_dir():
+            apt = Apt(suite)
+            images = [name for name in apt.depends("linux-image-amd64") if name.startswith("linux-image-")]
+            if not images:
+                raise PackageError("apt knows no kernel behind linux-image-amd64; the guest is x86-64 only")
+            with _whole_or_nothing(target) as part:
+                apt.unpack(images[:1], part)
+    return target
+
+
+def root_tree(name: str, packages: Sequence[str]) -> Path:
+    """A root file system made of `packages` and their dependencies, unpacked (no maintainer script runs)."""
+    target = cache_dir() / f"root-{name}"
+    with _locked(target.parent):
+        if not target.is_dir():
+            apt = Apt()
+            with _whole_or_nothing(target) as part:
+                apt.unpack(apt.closure(packages), part)
+    return target
