@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import selectors
-import shutil
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from tests.guest import initramfs
 from tests.guest.kernel import Kernel
+from tests.guest.programs import environment, program
 
 #: How long a guest may go on when its back-end died or a vhost-user request failed: it hangs then.
 GRACE_S = 5.0
@@ -64,7 +64,7 @@ class Guest:
 
     @cached_property
     def _initramfs(self) -> bytes:
-        return initramfs.base(self.kernel, _busybox())
+        return initramfs.base(self.kernel, program("busybox"))
 
     def run(
         self,
@@ -103,7 +103,7 @@ class Guest:
     def _command(self, work: Path) -> list[str]:
         memory = f"{self.memory_mib}M"
         command = [
-            _program("qemu-system-x86_64"),
+            str(program("qemu-system-x86_64")),
             "-nodefaults",
             "-no-user-config",
             "-display",
@@ -123,17 +123,6 @@ class Guest:
         return command
 
 
-def _program(name: str) -> str:
-    path = shutil.which(name)
-    if not path:
-        raise GuestError(f"no {name} on this machine: run make setup")
-    return path
-
-
-def _busybox() -> Path:
-    return Path(_program("busybox"))
-
-
 @dataclass
 class _Ending:
     why: str  # "" when QEMU ended by itself
@@ -142,8 +131,6 @@ class _Ending:
 
 def _run_qemu(command: list[str], backend: subprocess.Popen[bytes] | None, deadline: float) -> _Ending:
     """Run QEMU to its end, or kill it at the `deadline` or GRACE_S after its back-end is lost."""
-    # a preloaded sanitizer is meant for the back-end
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     ending = _Ending("", b"")
     with (
         subprocess.Popen(
@@ -151,7 +138,7 @@ def _run_qemu(command: list[str], backend: subprocess.Popen[bytes] | None, deadl
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=environment,
+            env=environment(),
         ) as qemu,
         selectors.DefaultSelector() as selector,
     ):

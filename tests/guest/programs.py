@@ -1,0 +1,47 @@
+"""Programs: the host's that the harness runs, and the static ones that it compiles for the guest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+
+class ProgramError(Exception):
+    """A program is missing or does not compile."""
+
+
+def program(name: str) -> Path:
+    path = shutil.which(name)
+    if not path:
+        raise ProgramError(f"no {name} on this machine: run make setup")
+    return Path(path)
+
+
+def environment() -> dict[str, str]:
+    """This environment without a preloaded sanitizer: that is meant for our own extension."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
+def static_program(source: Path, folder: Path) -> Path:
+    """Compile the one C file `source` into `folder`, static, so that it runs in the guest."""
+    target = folder / source.stem
+    command = [
+        "gcc",
+        "-std=gnu11",
+        "-O2",
+        "-static",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-o",
+        str(target),
+        str(source),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    if done.returncode:
+        raise ProgramError(
+            f"gcc cannot compile {source.name} (make setup installs what it needs):\n{done.stderr}"
+        )
+    return target
