@@ -28,6 +28,7 @@ from tests.guest.backend import BackendError, Image, Vhostfs
 from tests.guest.kernel import KernelError
 from tests.guest.programs import ProgramError
 from tests.guest.vm import Guest, GuestError, Result
+from vhostfs.cli_build import format_size
 
 #: A root file system with an interpreter in it; what these depend on comes along.
 PACKAGES = ["python3", "python3-pip", "bash", "coreutils", "tzdata"]
@@ -124,21 +125,13 @@ def regular_files(folder: Path) -> Iterator[os.stat_result]:
                 yield found
 
 
-def size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
-
-
 def image_table(image: Image, build_s: float) -> Table:
     files = list(regular_files(image.source))
     source, blob = sum(f.st_size for f in files), sum(f.st_size for f in regular_files(image.blob_dir))
     table = Table(title="The image", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
-    table.add_row("source", f"{len(files):,} files, {size(source)}")
-    table.add_row("blob (data)", f"{size(blob)}, {blob / source:.0%} of the source")
-    table.add_row("bootstrap (metadata)", size(image.bootstrap.stat().st_size))
+    table.add_row("source", f"{len(files):,} files, {format_size(source)}")
+    table.add_row("blob (data)", f"{format_size(blob)}, {blob / source:.0%} of the source")
+    table.add_row("bootstrap (metadata)", format_size(image.bootstrap.stat().st_size))
     table.add_row("built in", f"{build_s:.1f} s")
     return table
 
@@ -159,7 +152,7 @@ def run_table(cold: Run, warm: Run, blob_bytes: int) -> Table:
     row("chunks fetched", *(f"{r.counted['chunks_fetched']:,}" for r in runs))
     row("reads of the blob", *(f"{r.counted['backend_requests']:,}" for r in runs))
     fetched = [r.counted["bytes_fetched"] for r in runs]
-    row("bytes fetched", *(size(count) for count in fetched))
+    row("bytes fetched", *(format_size(count) for count in fetched))
     row("share of the blob", *(f"{count / blob_bytes:.0%}" for count in fetched))
     return table
 
@@ -174,7 +167,7 @@ def main() -> int:
         WORK.mkdir(parents=True)
         console.print("Building the image ...")
         started = time.monotonic()
-        image = Image(source, WORK)
+        image = Image(source, WORK, show_progress=True)
         build_s = time.monotonic() - started
         console.print(f"Booting Linux {guest.kernel.version} on it (emulated), cold, then warm ...")
         cold, warm = run(guest, image, "cold"), run(guest, image, "warm")

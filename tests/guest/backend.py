@@ -97,17 +97,26 @@ class Vhostfs(Backend):
 class Image:
     """A RAFS image that `vhostfs build` made of a folder."""
 
-    def __init__(self, source: Path, work: Path, *options: str) -> None:
+    def __init__(self, source: Path, work: Path, *options: str, show_progress: bool = False) -> None:
         self.source = source
         self.bootstrap = work / "bootstrap"
         self.blob_dir = work / "blobs"
-        self.blob_dir.mkdir(parents=True)
-        command = [sys.executable, "-m", "vhostfs", "build", str(source), "--bootstrap", str(self.bootstrap)]
-        done = subprocess.run(
-            [*command, "--blob-dir", str(self.blob_dir), *options], capture_output=True, text=True
-        )
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "vhostfs",
+            "build",
+            source,
+            "--bootstrap",
+            self.bootstrap,
+        ]
+        command += ["--blob-dir", self.blob_dir, *options]
+        output = None if show_progress else subprocess.PIPE
+        done = subprocess.run(command, stdout=output, stderr=output, text=True)
         if done.returncode:
-            raise BackendError(f"vhostfs build ended with status {done.returncode}:\n{done.stderr[-4000:]}")
+            raise BackendError(
+                f"vhostfs build {source} ended with status {done.returncode}: {done.stderr or ''}"
+            )
 
 
 def is_listening(socket: Path) -> bool:
