@@ -1,7 +1,146 @@
-/* What Python may see of the data plane. Read by cffi (native/build_dataplane.py) and by the C files. */
+/*
+ * What Python may see of the data plane; native/dataplane.py is its one user.
+ *
+ * Functions return 0 or a negative errno unless they say otherwise. Those that may wait are called
+ * with the interpreter's lock released (cffi does that for every call).
+ */
 #ifndef VHOSTFS_DATAPLANE_H
 #define VHOSTFS_DATAPLANE_H
+#include <stddef.h>
 #include <stdint.h>
 
-const char *vfs_version(void);
+struct chunk_store;
+struct blob;
+struct vfs_image;
+struct vfs_device;
+
+/* ---- chunks (blob.c, upcall.c) ---- */
+struct vfs_upcall {
+    uint32_t blob; /* handle */
+    uint32_t first_chunk;
+    uint32_t chunk_count;
+    uint32_t reserved;
+};
+
+struct chunk_store *vfs_store_new(void); /* NULL: see errno */
+void vfs_store_free(struct chunk_store *store);
+int vfs_store_event_fd(const struct chunk_store *store);
+unsigned vfs_store_take(struct chunk_store *store, struct vfs_upcall *upcalls, unsigned limit);
+
+int vfs_blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta_fd, uint32_t chunk_count,
+                  uint64_t uncompressed_size, struct blob **out);
+void vfs_blob_close(struct chunk_store *store, struct blob *blob);
+uint32_t vfs_blob_handle(const struct blob *blob);
+int vfs_blob_is_ready(const struct blob *blob, uint32_t chunk);
+uint32_t vfs_blob_ready_count(const struct blob *blob);
+int vfs_blob_claim(struct blob *blob, uint32_t chunk); /* 1: won */
+void vfs_blob_complete(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
+void vfs_blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
+void vfs_blob_forget(struct blob *blob, uint32_t first, uint32_t count);
+
+/* ---- the image reader (image_api.c over rafs_*.c) ---- */
+struct vfs_inode {
+    uint64_t nid;
+    uint64_t size;
+    uint64_t mtime;
+    uint32_t mtime_nsec;
+    uint32_t uid;
+    uint32_t gid;
+    uint32_t nlink;
+    uint32_t rdev;
+    uint16_t mode;
+};
+
+struct vfs_dirent {
+    uint64_t nid;
+    uint64_t next; /* cookie of the entry after this one */
+    const char *name;
+    uint16_t name_length;
+    uint8_t file_type;
+};
+
+struct vfs_xattr {
+    const char *prefix;
+    const char *suffix;
+    const uint8_t *value;
+    uint32_t next; /* offset of the attribute after this one */
+    uint16_t value_size;
+    uint8_t suffix_length;
+};
+
+#define VFS_EXTENT_CHUNK 0
+#define VFS_EXTENT_INLINE 1
+#define VFS_EXTENT_HOLE 2
+
+struct vfs_extent {
+    uint32_t kind;
+    uint32_t blob_index;
+    uint32_t chunk_index;
+    uint32_t offset_in_chunk;
+    uint64_t length;
+    uint64_t blob_offset;
+    const uint8_t *inline_data;
+};
+
+struct vfs_image_facts {
+    uint64_t size;
+    uint64_t root_nid;
+    uint64_t inos;
+    uint64_t flags;
+    uint64_t chunk_table_count;
+    uint32_t chunk_size;
+    uint32_t blob_count;
+    uint32_t prefetch_count;
+};
+
+/* On failure `why` holds a sentence. */
+int vfs_image_open(int fd, struct vfs_image **out, char *why, size_t why_size);
+void vfs_image_close(struct vfs_image *image);
+void vfs_image_facts(const struct vfs_image *image, struct vfs_image_facts *facts);
+const uint8_t *vfs_image_blob_record(const struct vfs_image *image, uint32_t index);   /* struct rafs_v6_blob */
+const uint8_t *vfs_image_chunk_record(const struct vfs_image *image, uint64_t index);  /* struct rafs_chunk_record */
+const uint8_t *vfs_image_prefetch_table(const struct vfs_image *image);                /* le32 nids */
+int vfs_image_inode(const struct vfs_image *image, uint64_t nid, struct vfs_inode *inode);
+int vfs_image_lookup(const struct vfs_image *image, uint64_t nid, const char *name, size_t length, uint64_t *child);
+int vfs_image_dirent(const struct vfs_image *image, uint64_t nid, uint64_t cookie, struct vfs_dirent *entry); /* 1, 0 at the end */
+int vfs_image_xattr(const struct vfs_image *image, uint64_t nid, uint32_t offset, struct vfs_xattr *xattr);   /* 1, 0 at the end */
+int vfs_image_map(const struct vfs_image *image, uint64_t nid, uint64_t offset, uint64_t length, struct vfs_extent *extent);
+
+/* ---- the device (device.c) ---- */
+struct vfs_statistics {
+    uint64_t requests;
+    uint64_t replies;
+    uint64_t reads;
+    uint64_t read_bytes;
+    uint64_t misses;        /* requests that waited for a chunk */
+    uint64_t failed_misses; /* of those, answered EIO */
+    uint64_t pool_reads;    /* reads of cached chunks that were not in the page cache */
+    uint64_t interrupts;    /* call_fd written */
+    uint64_t sleeps;        /* times that a queue thread slept */
+    uint64_t broken_rings;
+};
+
+/* `queues` counts the hiprio queue too. NULL: see errno. */
+struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, uint64_t miss_timeout_ns, uint64_t poll_ns);
+void vfs_device_free(struct vfs_device *device);
+/* Serves `image` at the root; blobs[i] is the image's blob i. Before the first queue starts. */
+int vfs_device_mount(struct vfs_device *device, const struct vfs_image *image, struct blob **blobs);
+int vfs_device_add_region(struct vfs_device *device, uint64_t gpa, uint64_t size, uint64_t user_addr, uint64_t mmap_offset, int fd);
+int vfs_device_remove_region(struct vfs_device *device, uint64_t gpa, uint64_t size, uint64_t user_addr);
+void vfs_device_clear_regions(struct vfs_device *device);
+/* Between begin and end no queue touches guest memory; begin waits for that. */
+void vfs_device_pause(struct vfs_device *device);
+int vfs_device_resume(struct vfs_device *device); /* -EFAULT: a started ring's areas are gone */
+void vfs_device_set_features(struct vfs_device *device, int indirect, int event_idx);
+int vfs_vring_set_num(struct vfs_device *device, unsigned index, uint32_t num);
+int vfs_vring_set_addr(struct vfs_device *device, unsigned index, uint64_t desc, uint64_t avail, uint64_t used);
+int vfs_vring_set_base(struct vfs_device *device, unsigned index, uint32_t base);
+int vfs_vring_set_kick(struct vfs_device *device, unsigned index, int fd);  /* -1: none; takes the fd over if it returns 0 */
+int vfs_vring_set_call(struct vfs_device *device, unsigned index, int fd);  /* same */
+int vfs_vring_set_err(struct vfs_device *device, unsigned index, int fd);   /* same */
+int vfs_vring_set_enable(struct vfs_device *device, unsigned index, int enabled);
+int64_t vfs_vring_stop(struct vfs_device *device, unsigned index, unsigned drain_ms); /* the base */
+/* Stops everything at once, forgets rings, features and memory. */
+void vfs_device_reset(struct vfs_device *device);
+int vfs_device_statistics(const struct vfs_device *device, unsigned index, struct vfs_statistics *statistics);
 #endif

@@ -1,0 +1,81 @@
+/*
+ * Data blobs: where each chunk lies in the cache file, and in which state it is.
+ *
+ *   ABSENT --claim--> PENDING --complete--> READY
+ *                        \----fail-------> ABSENT
+ *
+ * READY bits live in the chunk map file (specification 6.3), shared with other processes that use
+ * the same cache directory; a bit once set stays set. PENDING bits are this process's own: they
+ * say that somebody here has asked for the chunk. Whoever fetches writes the data file first, then
+ * completes. All functions may be called from any thread.
+ */
+#ifndef VHOSTFS_BLOB_H
+#define VHOSTFS_BLOB_H
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "upcall.h"
+
+enum chunk_state { CHUNK_READY, CHUNK_PENDING, CHUNK_ABSENT };
+
+struct blob {
+    uint32_t handle; /* index in the store; what upcalls carry */
+    int data_fd;
+    bool reads_never_block;   /* the cache is in memory (tmpfs) */
+    bool nowait_unsupported;  /* the file system cannot say whether a read would block */
+    uint32_t chunk_count;
+    uint64_t uncompressed_size;
+    bool all_ready;           /* the map said so when it was opened */
+    uint8_t *map;             /* the chunk map file */
+    size_t map_length;
+    uint8_t *pending;         /* bitmap in the map's bit order */
+    const uint8_t *meta;      /* blob.meta */
+    size_t meta_length;
+    bool ci_v2;
+};
+
+/* A queue that may have requests parked on chunks. */
+struct chunk_waiter {
+    uint32_t parked; /* atomic: how many. Raised before the state of a chunk is looked at again */
+    void (*wake)(struct chunk_waiter *waiter);
+    struct chunk_waiter *next;
+};
+
+#define CHUNK_STORE_MAX_BLOBS 65536
+
+/* All blobs of the process, the ring that asks for their chunks, and who waits for them. */
+struct chunk_store {
+    struct upcall_ring upcalls;
+    pthread_mutex_t lock; /* blobs (slots), waiters */
+    struct blob **blobs;
+    uint32_t blob_capacity;
+    struct chunk_waiter *waiters;
+};
+
+struct chunk_store *chunk_store_new(void);
+void chunk_store_free(struct chunk_store *store); /* every blob and waiter must be gone */
+void chunk_store_add_waiter(struct chunk_store *store, struct chunk_waiter *waiter);
+void chunk_store_remove_waiter(struct chunk_store *store, struct chunk_waiter *waiter);
+
+/* Duplicates data_fd, maps the two files. -EINVAL: a file's size does not fit chunk_count. */
+int blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta_fd, uint32_t chunk_count,
+              uint64_t uncompressed_size, struct blob **out);
+void blob_close(struct chunk_store *store, struct blob *blob);
+
+/* Whether chunk `index` starts at `offset` of the uncompressed blob and holds `end` bytes or more.
+ * A bootstrap that says otherwise must not be believed: the READY bit would be another chunk's. */
+bool blob_chunk_covers(const struct blob *blob, uint32_t index, uint64_t offset, uint64_t end);
+enum chunk_state blob_state(const struct blob *blob, uint32_t index);
+/* Tries ABSENT -> PENDING. true: the caller won and must see to it that the chunk is fetched. */
+bool blob_claim(struct blob *blob, uint32_t index);
+/* Claims and asks for every ABSENT chunk of [first, first+count). false: the ring is full, and some
+ * chunks stay ABSENT: try again. */
+bool blob_request(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
+
+void blob_complete(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
+void blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
+/* READY -> ABSENT, for chunks that must be verified again. No queue may be serving the blob. */
+void blob_forget(struct blob *blob, uint32_t first, uint32_t count);
+#endif

@@ -1,0 +1,278 @@
+/*
+ * The virtio-fs device: guest memory, its virtqueues, and what they serve.
+ *
+ * Called by the control plane alone, one call at a time. Whatever a running queue reads is changed
+ * between pause and resume; a queue that is not started may be changed freely.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "barrier.h"
+#include "image_api.h"
+#include "queue.h"
+
+#define MAX_QUEUES 65 /* hiprio and 64 request queues */
+
+struct vfs_device {
+    struct chunk_store *store;
+    struct fuse_server server;
+    struct gpa_table memory;
+    struct io_pool pool;
+    struct queue_limits limits;
+    unsigned queue_count;
+    struct queue queues[];
+};
+
+struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, uint64_t miss_timeout_ns, uint64_t poll_ns)
+{
+    struct vfs_device *device;
+
+    if (queues < 2 || queues > MAX_QUEUES) {
+        errno = EINVAL;
+        return NULL;
+    }
+    device = calloc(1, sizeof(*device) + queues * sizeof(device->queues[0]));
+    if (!device)
+        return NULL;
+    device->store = device->server.store = store;
+    device->limits = (struct queue_limits){ miss_timeout_ns, poll_ns };
+    io_pool_init(&device->pool);
+    for (unsigned i = 0; i < queues; i++) {
+        struct queue *queue = &device->queues[i];
+        int err = queue_init(queue);
+        if (err) {
+            queue_destroy(queue);
+            vfs_device_free(device);
+            errno = -err;
+            return NULL;
+        }
+        queue->index = i;
+        queue->server = &device->server;
+        queue->memory = &device->memory;
+        queue->pool = &device->pool;
+        queue->limits = &device->limits;
+        device->queue_count++;
+        chunk_store_add_waiter(store, &queue->waiter);
+    }
+    return device;
+}
+
+void vfs_device_free(struct vfs_device *device)
+{
+    vfs_device_reset(device);
+    io_pool_destroy(&device->pool);
+    for (unsigned i = 0; i < device->queue_count; i++) {
+        chunk_store_remove_waiter(device->store, &device->queues[i].waiter);
+        queue_destroy(&device->queues[i]);
+    }
+    free(device->server.blobs);
+    free(device);
+}
+
+int vfs_device_mount(struct vfs_device *device, const struct vfs_image *image, struct blob **blobs)
+{
+    unsigned count = image->rafs.blob_count;
+    struct blob **copy = calloc(count + 1, sizeof(struct blob *));
+
+    if (!copy)
+        return -ENOMEM;
+    for (unsigned i = 0; i < count; i++)
+        copy[i] = blobs[i];
+    free(device->server.blobs);
+    device->server.blobs = copy;
+    device->server.image = &image->rafs;
+    return 0;
+}
+
+void vfs_device_pause(struct vfs_device *device)
+{
+    for (unsigned i = 0; i < device->queue_count; i++)
+        queue_pause_begin(&device->queues[i]);
+    for (unsigned i = 0; i < device->queue_count; i++)
+        queue_pause_wait(&device->queues[i]);
+}
+
+int vfs_device_resume(struct vfs_device *device)
+{
+    int err = 0;
+
+    for (unsigned i = 0; i < device->queue_count; i++) {
+        struct queue *queue = &device->queues[i];
+        if (queue->vq.used_user_addr && device->memory.count && vring_resolve(&queue->vq, &device->memory) && queue->started)
+            err = -EFAULT; /* such a ring stands still until its areas are given anew */
+        if (!device->memory.count)
+            vring_unresolve(&queue->vq);
+        queue_resume(queue);
+    }
+    return err;
+}
+
+int vfs_device_add_region(struct vfs_device *device, uint64_t gpa, uint64_t size, uint64_t user_addr, uint64_t mmap_offset, int fd)
+{
+    return gpa_add_region(&device->memory, gpa, size, user_addr, mmap_offset, fd);
+}
+
+int vfs_device_remove_region(struct vfs_device *device, uint64_t gpa, uint64_t size, uint64_t user_addr)
+{
+    return gpa_remove_region(&device->memory, gpa, size, user_addr);
+}
+
+void vfs_device_clear_regions(struct vfs_device *device) { gpa_clear(&device->memory); }
+
+static struct queue *queue_at(struct vfs_device *device, unsigned index)
+{
+    return index < device->queue_count ? &device->queues[index] : NULL;
+}
+
+/* Changes of one queue: paused if it runs, resumed after. */
+static struct queue *begin_change(struct vfs_device *device, unsigned index)
+{
+    struct queue *queue = queue_at(device, index);
+
+    if (queue) {
+        queue_pause_begin(queue);
+        queue_pause_wait(queue);
+    }
+    return queue;
+}
+
+void vfs_device_set_features(struct vfs_device *device, int indirect, int event_idx)
+{
+    for (unsigned i = 0; i < device->queue_count; i++) {
+        struct queue *queue = begin_change(device, i);
+        queue->vq.indirect = indirect;
+        queue->vq.event_idx = event_idx;
+        queue_resume(queue);
+    }
+}
+
+int vfs_vring_set_num(struct vfs_device *device, unsigned index, uint32_t num)
+{
+    struct queue *queue = queue_at(device, index);
+
+    if (!queue || num == 0 || num > VRING_MAX_NUM || (num & (num - 1)))
+        return -EINVAL;
+    if (queue->started)
+        return -EBUSY; /* all that is sized by it is in use */
+    queue->vq.num = num;
+    return 0;
+}
+
+int vfs_vring_set_addr(struct vfs_device *device, unsigned index, uint64_t desc, uint64_t avail, uint64_t used)
+{
+    struct queue *queue = begin_change(device, index);
+    int err;
+
+    if (!queue)
+        return -EINVAL;
+    queue->vq.desc_user_addr = desc;
+    queue->vq.avail_user_addr = avail;
+    queue->vq.used_user_addr = used;
+    err = device->memory.count ? vring_resolve(&queue->vq, &device->memory) : 0;
+    queue_resume(queue);
+    return err;
+}
+
+int vfs_vring_set_base(struct vfs_device *device, unsigned index, uint32_t base)
+{
+    struct queue *queue = queue_at(device, index);
+
+    if (!queue || base > UINT16_MAX)
+        return -EINVAL;
+    if (queue->started)
+        return -EBUSY;
+    queue->vq.next_avail = (uint16_t)base;
+    return 0;
+}
+
+static void replace_fd(int *fd, int new_fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = new_fd;
+}
+
+int vfs_vring_set_kick(struct vfs_device *device, unsigned index, int fd)
+{
+    struct queue *queue = queue_at(device, index);
+
+    if (!queue || !queue->vq.num || !queue->vq.used)
+        return -EINVAL; /* no size, or no areas in guest memory yet */
+    queue_stop(queue, 0); /* a new kick fd starts the ring over, where it stands */
+    /* Where the driver left off: what was popped and not answered before is gone. */
+    queue->vq.next_used = shared_load_relaxed(&queue->vq.used->idx);
+    queue->vq.signalled_used_valid = false;
+    return queue_start(queue, fd);
+}
+
+int vfs_vring_set_call(struct vfs_device *device, unsigned index, int fd)
+{
+    struct queue *queue = begin_change(device, index);
+
+    if (!queue)
+        return -EINVAL;
+    replace_fd(&queue->call_fd, fd);
+    queue->vq.signalled_used_valid = false; /* the new fd has told the driver nothing yet */
+    queue_resume(queue);
+    return 0;
+}
+
+int vfs_vring_set_err(struct vfs_device *device, unsigned index, int fd)
+{
+    struct queue *queue = begin_change(device, index);
+
+    if (!queue)
+        return -EINVAL;
+    replace_fd(&queue->err_fd, fd);
+    queue_resume(queue);
+    return 0;
+}
+
+int vfs_vring_set_enable(struct vfs_device *device, unsigned index, int enabled)
+{
+    struct queue *queue = begin_change(device, index);
+
+    if (!queue)
+        return -EINVAL;
+    queue->enabled = enabled;
+    queue_resume(queue);
+    return 0;
+}
+
+int64_t vfs_vring_stop(struct vfs_device *device, unsigned index, unsigned drain_ms)
+{
+    struct queue *queue = queue_at(device, index);
+
+    if (!queue)
+        return -EINVAL;
+    queue_stop(queue, drain_ms);
+    return queue->vq.next_avail;
+}
+
+void vfs_device_reset(struct vfs_device *device)
+{
+    for (unsigned i = 0; i < device->queue_count; i++) {
+        struct queue *queue = &device->queues[i];
+        queue_stop(queue, 0);
+        replace_fd(&queue->call_fd, -1);
+        replace_fd(&queue->err_fd, -1);
+        queue->vq = (struct virtqueue){ 0 };
+        queue->enabled = false;
+    }
+    gpa_clear(&device->memory);
+    __atomic_store_n(&device->server.has_session, false, __ATOMIC_RELEASE);
+}
+
+int vfs_device_statistics(const struct vfs_device *device, unsigned index, struct vfs_statistics *statistics)
+{
+    const uint64_t *from;
+    uint64_t *to = (uint64_t *)statistics;
+
+    if (index >= device->queue_count)
+        return -EINVAL;
+    from = (const uint64_t *)&device->queues[index].statistics;
+    for (size_t i = 0; i < sizeof(*statistics) / sizeof(*to); i++)
+        to[i] = shared_load_relaxed(&from[i]);
+    return 0;
+}

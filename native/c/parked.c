@@ -1,0 +1,243 @@
+/*
+ * Requests that wait: for a chunk, for room in the upcall ring, or for a pool thread.
+ *
+ * A parked request is its own copy of all that it needs; the ring may move on. Waiting for a chunk
+ * is a question asked again (blob_state) whenever somebody completes or fails chunks: PENDING
+ * waits on, READY runs the request again, ABSENT means that the fetch failed and is answered EIO.
+ * No message can be lost, as none is sent.
+ */
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "barrier.h"
+#include "queue.h"
+
+#define ROOM_RETRY_NS 2000000 /* the upcall ring is full: its consumer is busy, look again in 2 ms */
+
+struct parked {
+    struct io_job job;
+    struct parked *next;
+    struct queue *queue;
+    struct fuse_request request;
+    int64_t result; /* of the pool's run */
+    uint64_t deadline_ns;
+    uint64_t bytes; /* of this allocation */
+    uint16_t head;
+    uint64_t *gpa; /* of the writable pieces */
+    /* then: iovecs, scratch iovecs, gpas, args */
+};
+
+static struct parked *copy_request(struct queue *queue, const struct fuse_request *request)
+{
+    size_t count = request->writable_count, iov_bytes = count * sizeof(struct iovec), gpa_bytes = count * sizeof(uint64_t);
+    size_t bytes = sizeof(struct parked) + 2 * iov_bytes + gpa_bytes + request->args_size;
+    struct parked *parked = malloc(bytes);
+
+    if (!parked)
+        return NULL;
+    uint8_t *at = (uint8_t *)(parked + 1);
+    *parked = (struct parked){ .queue = queue, .request = *request, .bytes = bytes, .head = queue->chain.head };
+    parked->request.writable = memcpy(at, request->writable, iov_bytes);
+    parked->request.scratch = (struct iovec *)(at + iov_bytes);
+    parked->gpa = memcpy(at + 2 * iov_bytes, queue->chain.gpa + queue->chain.readable, gpa_bytes);
+    parked->request.args = memcpy(at + 2 * iov_bytes + gpa_bytes, request->args, request->args_size);
+    parked->deadline_ns = queue_now_ns() + queue->limits->miss_timeout_ns;
+    return parked;
+}
+
+static void finish(struct parked *parked, int64_t result)
+{
+    struct queue *queue = parked->queue;
+
+    queue_complete(queue, parked->head, &parked->request.in, result);
+    queue->parked_bytes -= parked->bytes;
+    free(parked);
+}
+
+static void run_in_pool(struct io_job *job)
+{
+    struct parked *parked = (struct parked *)((uint8_t *)job - offsetof(struct parked, job));
+    struct queue *queue = parked->queue;
+
+    parked->result = fuse_handle(queue->server, &parked->request);
+    pthread_mutex_lock(&queue->lock);
+    parked->next = queue->done;
+    queue->done = parked;
+    queue->in_pool--;
+    pthread_cond_broadcast(&queue->changed);
+    queue_wake(queue); /* under the lock: the queue cannot be destroyed before we are out of it */
+    pthread_mutex_unlock(&queue->lock);
+}
+
+static void to_pool(struct parked *parked)
+{
+    struct queue *queue = parked->queue;
+
+    QUEUE_COUNT(queue, pool_reads, 1);
+    parked->request.may_block = true;
+    pthread_mutex_lock(&queue->lock);
+    queue->in_pool++;
+    pthread_mutex_unlock(&queue->lock);
+    parked->job.run = run_in_pool;
+    if (io_pool_submit(queue->pool, &parked->job))
+        run_in_pool(&parked->job); /* no thread could be had: slow is better than wrong */
+}
+
+static void append(struct parked *parked)
+{
+    struct queue *queue = parked->queue;
+
+    parked->next = NULL;
+    *queue->parked_tail = parked;
+    queue->parked_tail = &parked->next;
+    shared_store_relaxed(&queue->waiter.parked, queue->waiter.parked + 1);
+    full_fence(); /* the count before the look at the chunk's state; pairs with wake_waiters in blob.c */
+}
+
+static void look_again_at(struct queue *queue, uint64_t when_ns)
+{
+    if (!queue->next_deadline_ns || when_ns < queue->next_deadline_ns)
+        queue->next_deadline_ns = when_ns;
+}
+
+/* Puts a request where its `wait` says. */
+static void wait_on(struct parked *parked)
+{
+    if (parked->request.wait == FUSE_WAIT_POOL) {
+        to_pool(parked);
+        return;
+    }
+    parked->request.may_block = false;
+    append(parked);
+    if (parked->request.wait == FUSE_WAIT_UPCALL_ROOM)
+        look_again_at(parked->queue, queue_now_ns() + ROOM_RETRY_NS);
+    else /* the chunk may have been completed before we were on the list: look once more, next turn */
+        __atomic_store_n(&parked->queue->attention, true, __ATOMIC_RELAXED);
+}
+
+void queue_park(struct queue *queue, const struct fuse_request *request)
+{
+    struct parked *parked = copy_request(queue, request);
+
+    if (!parked) {
+        queue_complete(queue, queue->chain.head, &request->in, fuse_reply_error(request, -ENOMEM));
+        return;
+    }
+    queue->parked_bytes += parked->bytes;
+    if (request->wait != FUSE_WAIT_POOL)
+        QUEUE_COUNT(queue, misses, 1);
+    wait_on(parked);
+}
+
+void queue_collect_done(struct queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    struct parked *done = queue->done;
+    queue->done = NULL;
+    pthread_mutex_unlock(&queue->lock);
+    while (done) {
+        struct parked *next = done->next;
+        if (done->result == FUSE_PARKED)
+            wait_on(done);
+        else
+            finish(done, done->result);
+        done = next;
+    }
+}
+
+/* Runs a request again. Its memory may have moved since: the table changes between turns. */
+static void run_again(struct parked *parked)
+{
+    struct fuse_request *request = &parked->request;
+    int64_t result;
+
+    if (vring_retranslate(parked->queue->memory, (struct iovec *)request->writable, parked->gpa, request->writable_count)) {
+        finish(parked, 0); /* the driver took the reply's memory away */
+        return;
+    }
+    result = fuse_handle(parked->queue->server, request);
+    if (result == FUSE_PARKED)
+        wait_on(parked);
+    else
+        finish(parked, result);
+}
+
+enum verdict { WAIT_ON, RUN_AGAIN, ANSWER_EIO };
+
+static enum verdict judge(const struct parked *parked, uint64_t now)
+{
+    if (now >= parked->deadline_ns)
+        return ANSWER_EIO;
+    if (parked->request.wait == FUSE_WAIT_UPCALL_ROOM)
+        return RUN_AGAIN;
+    switch (blob_state(parked->request.wait_blob, parked->request.wait_chunk)) {
+    case CHUNK_READY:
+        return RUN_AGAIN;
+    case CHUNK_PENDING:
+        return WAIT_ON;
+    default:
+        return ANSWER_EIO;
+    }
+}
+
+/* Takes the whole list down, then hangs up again what must wait on. */
+static struct parked *take_list(struct queue *queue)
+{
+    struct parked *list = queue->parked;
+
+    queue->parked = NULL;
+    queue->parked_tail = &queue->parked;
+    shared_store_relaxed(&queue->waiter.parked, 0);
+    return list;
+}
+
+static void answer_eio(struct parked *parked)
+{
+    struct fuse_request *request = &parked->request;
+
+    QUEUE_COUNT(parked->queue, failed_misses, 1);
+    if (vring_retranslate(parked->queue->memory, (struct iovec *)request->writable, parked->gpa, request->writable_count))
+        finish(parked, 0);
+    else
+        finish(parked, fuse_reply_error(request, -EIO));
+}
+
+void queue_scan_parked(struct queue *queue)
+{
+    uint64_t now = queue->parked ? queue_now_ns() : 0;
+    struct parked **at = &queue->parked;
+
+    queue->next_deadline_ns = 0;
+    /* Only what is on the list now: a request that runs again and must wait again goes to the tail. */
+    for (uint32_t left = queue->waiter.parked; left; left--) {
+        struct parked *parked = *at;
+        enum verdict verdict = judge(parked, now);
+        if (verdict == WAIT_ON) {
+            look_again_at(queue, parked->deadline_ns);
+            at = &parked->next;
+            continue;
+        }
+        *at = parked->next;
+        if (!*at)
+            queue->parked_tail = at;
+        shared_store_relaxed(&queue->waiter.parked, queue->waiter.parked - 1);
+        if (verdict == RUN_AGAIN)
+            run_again(parked);
+        else
+            answer_eio(parked);
+    }
+}
+
+void queue_fail_parked(struct queue *queue)
+{
+    struct parked *list = take_list(queue);
+
+    while (list) {
+        struct parked *next = list->next;
+        answer_eio(list);
+        list = next;
+    }
+    queue->next_deadline_ns = 0;
+}

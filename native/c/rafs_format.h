@@ -1,0 +1,32 @@
+/* The on-disk structs of RAFS v6 with their sizes pinned; decl/rafs_v6.h declares them. */
+#ifndef VHOSTFS_RAFS_FORMAT_H
+#define VHOSTFS_RAFS_FORMAT_H
+#include "rafs_v6.h"
+
+#define PIN(name, size) _Static_assert(sizeof(struct name) == (size), "struct " #name)
+PIN(erofs_super_block, 128);
+PIN(rafs_v6_super_block, 256);
+PIN(erofs_device_slot, 128);
+PIN(rafs_v6_blob, 256);
+PIN(erofs_inode_compact, 32);
+PIN(erofs_inode_extended, 64);
+PIN(erofs_xattr_ibody_header, 12);
+PIN(erofs_xattr_entry, 4);
+PIN(erofs_chunk_index, 8);
+PIN(erofs_dirent, 12);
+PIN(rafs_chunk_record, 80);
+PIN(rafs_ci_header, 4096);
+PIN(rafs_ci_v1, 16);
+PIN(rafs_ci_v2, 24);
+PIN(rafs_toc_entry, 128);
+PIN(rafs_chunk_map_header, 4096);
+#undef PIN
+
+#define RAFS_BLOCK_SIZE 4096
+#define RAFS_MAX_BLOBS 255 /* device ids have eight bits, 0 is the bootstrap itself */
+#define RAFS_MIN_CHUNK_SIZE 4096
+#define RAFS_MAX_CHUNK_SIZE (16u << 20)
+#define RAFS_MAX_CHUNKS (1u << 24) /* of one blob */
+#define RAFS_MAX_NAME 255
+#define RAFS_MAX_SYMLINK 4096
+#endif

@@ -1,0 +1,68 @@
+/* Blobs and upcalls as Python sees them (decl/dataplane.h). */
+#include <errno.h>
+
+#include "blob.h"
+#include "dataplane.h"
+#include "rafs_format.h"
+
+_Static_assert(sizeof(struct vfs_upcall) == sizeof(struct upcall_record), "struct vfs_upcall is struct upcall_record");
+
+struct chunk_store *vfs_store_new(void) { return chunk_store_new(); }
+void vfs_store_free(struct chunk_store *store) { chunk_store_free(store); }
+int vfs_store_event_fd(const struct chunk_store *store) { return store->upcalls.event_fd; }
+
+unsigned vfs_store_take(struct chunk_store *store, struct vfs_upcall *upcalls, unsigned limit)
+{
+    return upcall_take(&store->upcalls, (struct upcall_record *)upcalls, limit);
+}
+
+int vfs_blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta_fd, uint32_t chunk_count,
+                  uint64_t uncompressed_size, struct blob **out)
+{
+    return blob_open(store, data_fd, chunk_map_fd, meta_fd, chunk_count, uncompressed_size, out);
+}
+
+void vfs_blob_close(struct chunk_store *store, struct blob *blob) { blob_close(store, blob); }
+uint32_t vfs_blob_handle(const struct blob *blob) { return blob->handle; }
+
+int vfs_blob_is_ready(const struct blob *blob, uint32_t chunk)
+{
+    return chunk < blob->chunk_count && blob_state(blob, chunk) == CHUNK_READY;
+}
+
+uint32_t vfs_blob_ready_count(const struct blob *blob)
+{
+    uint32_t ready = 0;
+
+    for (uint32_t i = 0; i < blob->chunk_count; i++)
+        ready += blob_state(blob, i) == CHUNK_READY;
+    return ready;
+}
+
+int vfs_blob_claim(struct blob *blob, uint32_t chunk)
+{
+    return chunk < blob->chunk_count && blob_state(blob, chunk) == CHUNK_ABSENT && blob_claim(blob, chunk);
+}
+
+static int in_range(const struct blob *blob, uint32_t first, uint32_t count)
+{
+    return first <= blob->chunk_count && count <= blob->chunk_count - first;
+}
+
+void vfs_blob_complete(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
+{
+    if (in_range(blob, first, count))
+        blob_complete(store, blob, first, count);
+}
+
+void vfs_blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
+{
+    if (in_range(blob, first, count))
+        blob_fail(store, blob, first, count);
+}
+
+void vfs_blob_forget(struct blob *blob, uint32_t first, uint32_t count)
+{
+    if (in_range(blob, first, count))
+        blob_forget(blob, first, count);
+}
