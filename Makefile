@@ -13,7 +13,7 @@ export VHOSTFS_SHARED ?= $(abspath $(CURDIR)/../shared)
 
 C_SOURCES := $(wildcard native/c/*.c)
 C_HEADERS := $(wildcard native/c/*.h native/decl/*.h)
-C_FLAGS := -std=gnu11 -g -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wno-unused-parameter -fno-strict-aliasing -pthread \
+C_FLAGS := -std=gnu11 -D_GNU_SOURCE -g -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wno-unused-parameter -fno-strict-aliasing -pthread \
 	-Inative/c -Inative/decl
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 C_OBJECTS := $(C_SOURCES:native/c/%.c=build/sanitized-c/%.o)
