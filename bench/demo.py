@@ -24,14 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.guest import debian
-from tests.guest.backend import BackendError, Image, Vhostfs
+from tests.guest.backend import BackendError, Image, run_on_image
 from tests.guest.kernel import KernelError
 from tests.guest.programs import ProgramError
 from tests.guest.vm import Guest, GuestError, Result
 from vhostfs.cli_build import format_size
 
-#: A root file system with an interpreter in it; what these depend on comes along.
-PACKAGES = ["python3", "python3-pip", "bash", "coreutils", "tzdata"]
 WORK = debian.REPO / "build" / "demo"
 
 #: Runs inside the image. Its answer depends on the bytes of every module file that Python read.
@@ -95,11 +93,9 @@ class Run:
 def run(guest: Guest, image: Image, name: str) -> Run:
     work = WORK / name
     work.mkdir()
-    with Vhostfs(image, WORK / "cache", work) as daemon:
-        result = guest.run(
-            SCRIPT, socket=daemon.socket, backend=daemon.process, files={"/program.py": PROGRAM.encode()}
-        ).check()
-    return _measured(result, daemon.statistics())
+    files = {"/program.py": PROGRAM.encode()}
+    result, counted = run_on_image(guest, image, SCRIPT, work, cache_dir=WORK / "cache", files=files)
+    return _measured(result.check(), counted)
 
 
 def _measured(result: Result, counted: dict[str, int]) -> Run:
@@ -161,7 +157,7 @@ def main() -> int:
     console = Console()
     try:
         console.print("Unpacking Debian packages (kept in the cache) ...")
-        source = debian.root_tree("python3", PACKAGES)
+        source = debian.python_root()
         guest = Guest()
         shutil.rmtree(WORK, ignore_errors=True)
         WORK.mkdir(parents=True)

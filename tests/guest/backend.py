@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.guest.vm import Guest, Result
 
 #: A daemon listens within tens of ms; the bound is for a loaded machine, or a build under sanitizers.
 START_S = 20.0
@@ -117,6 +119,34 @@ class Image:
             raise BackendError(
                 f"vhostfs build {source} ended with status {done.returncode}: {done.stderr or ''}"
             )
+
+
+def run_on_image(
+    guest: Guest,
+    image: Image,
+    script: str,
+    work: Path,
+    *,
+    cache_dir: Path | None = None,
+    queues: int = 1,
+    files: Mapping[str, bytes | Path] | None = None,
+    timeout_s: float = 120,
+) -> tuple[Result, dict[str, int]]:
+    """Serve `image` to a guest of its own that runs `script`; what came back and what the daemon counted.
+
+    `work` takes the daemon's files; `cache_dir` is the chunk cache, by default an empty one below `work`.
+    Raises GuestError or BackendError when anything but the script's own status is wrong.
+    """
+    with Vhostfs(image, cache_dir or work / "cache", work, queues=queues) as daemon:
+        result = guest.run(
+            script,
+            socket=daemon.socket,
+            queues=queues,
+            files=files,
+            backend=daemon.process,
+            timeout_s=timeout_s,
+        )
+    return result, daemon.statistics()
 
 
 def is_listening(socket: Path) -> bool:

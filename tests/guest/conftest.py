@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.guest import debian
+from tests.guest.backend import Image
 from tests.guest.kernel import Kernel
+from tests.guest.programs import static_program
 from tests.guest.vm import Guest
 
 
@@ -18,3 +23,17 @@ def guest() -> Guest:
 def multi_queue_guest() -> Guest:
     """A guest that spreads its requests over the request queues: Linux 6.1 uses the first only, 6.12 all."""
     return Guest(kernel=Kernel.of("trixie"), cpus=2)
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | Path]:
+    """Our own programs for the guest: guest path to the compiled file."""
+    folder = tmp_path_factory.mktemp("programs")
+    here = Path(__file__).parent
+    return {f"/bin/{name}": static_program(here / f"{name}.c", folder) for name in ("treelist", "readprobe")}
+
+
+@pytest.fixture(scope="session")
+def python_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """An image of a Debian root file system with Python in it, the demo's: some 5,000 entries."""
+    return Image(debian.python_root(), tmp_path_factory.mktemp("python-image"))

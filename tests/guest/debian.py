@@ -125,12 +125,12 @@ def kernel_tree(suite: str | None = None) -> Path:
     return target
 
 
-def root_tree(name: str, packages: Sequence[str]) -> Path:
-    """A root file system made of `packages` and their dependencies, unpacked (no maintainer script runs)."""
-    target = cache_dir() / f"root-{name}"
+def python_root() -> Path:
+    """A root file system with Python, pip, bash and what they need: unpacked, so no maintainer script ran."""
+    target = cache_dir() / "root-python3"
     with _locked(target.parent):
         if not target.is_dir():
             apt = Apt()
             with _whole_or_nothing(target) as part:
-                apt.unpack(apt.closure(packages), part)
+                apt.unpack(apt.closure(["python3", "python3-pip", "bash", "coreutils", "tzdata"]), part)
     return target
