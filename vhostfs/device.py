@@ -1,0 +1,153 @@
+"""``VirtioFsDevice``: what the front-end decides, done to the data plane (``native.dataplane.Device``).
+
+One row in ``_actions`` for each event. The calls that may wait for a queue thread (all but two) run in a thread, so that
+the event loop can go on completing the misses that the queue waits for. It is a thread of their own: the common
+pool may be full of chunks being decompressed, for the very queue that is waited for.
+A descriptor that the data plane keeps is taken from its message only after the call has returned.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from native import dataplane
+from virtqueue import events
+from virtqueue.errors import RequestRefused
+from virtqueue.fd import Fd
+from virtqueue.features import VirtioFeature
+from virtqueue.messages import RegionBody
+
+T = TypeVar("T")
+
+# How long a stopping vring may wait for requests that miss; then they are answered EIO. The VMM's main loop
+# stands still meanwhile. Whoever ends the daemon sooner fails the pending chunks, which ends the wait.
+DRAIN_MS = 5000
+
+
+class VirtioFsDevice:
+    """The virtqueue.server.Device of one data plane device, which stays the caller's to close, after this."""
+
+    def __init__(self, device: dataplane.Device, *, drain_ms: int = DRAIN_MS) -> None:
+        self._device = device
+        self._drain_ms = drain_ms
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vhost-user")
+        self._actions: dict[type, tuple[Callable[[Any], int | None], bool]] = {
+            # event: (action, runs in a thread)
+            events.VirtioFeaturesSet: (self._set_features, True),
+            events.MemTableSet: (self._set_mem_table, True),
+            events.MemRegionAdded: (self._add_mem_region, True),
+            events.MemRegionRemoved: (self._remove_mem_region, True),
+            events.VringNumSet: (self._set_vring_num, False),
+            events.VringAddrSet: (self._set_vring_addr, True),
+            events.VringBaseSet: (self._set_vring_base, False),
+            events.VringKickSet: (self._set_vring_kick, True),
+            events.VringCallSet: (self._set_vring_call, True),
+            events.VringErrSet: (self._set_vring_err, True),
+            events.VringEnableSet: (self._set_vring_enable, True),
+            events.VringStopRequested: (self._stop_vring, True),
+            events.DeviceReset: (self._reset_vrings, True),
+        }
+
+    async def apply(self, event: events.Event) -> int | None:
+        """See virtqueue.server.Device."""
+        action, in_thread = self._actions[type(event)]
+        try:
+            return await _run(self._thread, lambda: action(event)) if in_thread else action(event)
+        except (OSError, ValueError) as error:
+            raise RequestRefused(str(error)) from error
+
+    async def reset(self) -> None:
+        """See virtqueue.server.Device."""
+        await _run(self._thread, self._device.reset)
+
+    def close(self) -> None:
+        """End the thread. No call may be under way."""
+        self._thread.shutdown()
+
+    def _set_features(self, event: events.VirtioFeaturesSet) -> None:
+        self._device.set_features(
+            indirect=bool(event.features & VirtioFeature.RING_INDIRECT_DESC),
+            event_idx=bool(event.features & VirtioFeature.RING_EVENT_IDX),
+        )
+        if event.enables_vrings:
+            for index in range(self._device.queue_count):
+                self._device.set_vring_enable(index, True)
+
+    def _set_mem_table(self, event: events.MemTableSet) -> None:
+        regions = [_region(body, fd) for body, fd in zip(event.regions, event.fds, strict=True)]
+        try:
+            self._device.set_mem_table(regions)
+        except BaseException:
+            self._device.set_mem_table([])
+            raise
+
+    def _add_mem_region(self, event: events.MemRegionAdded) -> None:
+        self._device.add_mem_region(_region(event.region, event.fd))
+
+    def _remove_mem_region(self, event: events.MemRegionRemoved) -> None:
+        region = event.region
+        self._device.remove_mem_region(region.gpa, region.size, region.user_addr)
+
+    def _set_vring_num(self, event: events.VringNumSet) -> None:
+        self._device.set_vring_num(event.index, event.num)
+
+    def _set_vring_addr(self, event: events.VringAddrSet) -> None:
+        # event.log: dirty logging is not offered, so there is nothing to log into.
+        self._device.set_vring_addr(event.index, desc=event.desc, used=event.used, avail=event.avail)
+
+    def _set_vring_base(self, event: events.VringBaseSet) -> None:
+        self._device.set_vring_base(event.index, event.base)
+
+    def _set_vring_kick(self, event: events.VringKickSet) -> None:
+        _give(self._device.set_vring_kick, event.index, event.fd)
+
+    def _set_vring_call(self, event: events.VringCallSet) -> None:
+        _give(self._device.set_vring_call, event.index, event.fd)
+
+    def _set_vring_err(self, event: events.VringErrSet) -> None:
+        _give(self._device.set_vring_err, event.index, event.fd)
+
+    def _set_vring_enable(self, event: events.VringEnableSet) -> None:
+        self._device.set_vring_enable(event.index, event.enabled)
+
+    def _stop_vring(self, event: events.VringStopRequested) -> int:
+        return self._device.stop_vring(event.index, self._drain_ms)
+
+    def _reset_vrings(self, event: events.DeviceReset) -> None:
+        # Not Device.reset(): guest memory stays shared, for the front-end will not send it again.
+        for index in range(self._device.queue_count):
+            self._device.stop_vring(index, 0)
+            self._device.set_vring_call(index, None)
+            self._device.set_vring_err(index, None)
+            self._device.set_vring_enable(index, False)
+            self._device.set_vring_base(index, 0)
+        self._device.set_features(indirect=False, event_idx=False)
+
+
+def _region(body: RegionBody, fd: Fd) -> dataplane.MemoryRegion:
+    return dataplane.MemoryRegion(body.gpa, body.size, body.user_addr, body.mmap_offset, fd.fileno())
+
+
+def _give(setter: Callable[[int, int | None], None], index: int, fd: Fd | None) -> None:
+    setter(index, None if fd is None else fd.fileno())
+    if fd is not None:
+        fd.take()
+
+
+async def _run(executor: Executor, function: Callable[[], T]) -> T:
+    """run_in_executor that never returns before the thread is done, not even when it is cancelled.
+
+    The caller would otherwise close descriptors, and use the device, that the thread is still using.
+    """
+    future = asyncio.get_running_loop().run_in_executor(executor, function)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue  # told twice; the thread is no faster for it
+        future.exception()  # seen: the caller is told of its cancellation, not of this
+        raise
