@@ -1,7 +1,7 @@
 """``VirtioFsDevice``: what the front-end decides, done to the data plane (``native.dataplane.Device``).
 
-One row in ``_actions`` for each event. The calls that may wait for a queue thread (all but two) run in a thread, so that
-the event loop can go on completing the misses that the queue waits for. It is a thread of their own: the common
+One row in ``_actions`` for each event. Most calls may wait for a queue thread, so all run in a thread and the
+event loop can go on completing the misses that the queue waits for. It is a thread of their own: the common
 pool may be full of chunks being decompressed, for the very queue that is waited for.
 A descriptor that the data plane keeps is taken from its message only after the call has returned.
 """
@@ -32,28 +32,27 @@ class VirtioFsDevice:
         self._device = device
         self._drain_ms = drain_ms
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vhost-user")
-        self._actions: dict[type, tuple[Callable[[Any], int | None], bool]] = {
-            # event: (action, runs in a thread)
-            events.VirtioFeaturesSet: (self._set_features, True),
-            events.MemTableSet: (self._set_mem_table, True),
-            events.MemRegionAdded: (self._add_mem_region, True),
-            events.MemRegionRemoved: (self._remove_mem_region, True),
-            events.VringNumSet: (self._set_vring_num, False),
-            events.VringAddrSet: (self._set_vring_addr, True),
-            events.VringBaseSet: (self._set_vring_base, False),
-            events.VringKickSet: (self._set_vring_kick, True),
-            events.VringCallSet: (self._set_vring_call, True),
-            events.VringErrSet: (self._set_vring_err, True),
-            events.VringEnableSet: (self._set_vring_enable, True),
-            events.VringStopRequested: (self._stop_vring, True),
-            events.DeviceReset: (self._reset_vrings, True),
+        self._actions: dict[type, Callable[[Any], int | None]] = {
+            events.VirtioFeaturesSet: self._set_features,
+            events.MemTableSet: self._set_mem_table,
+            events.MemRegionAdded: self._add_mem_region,
+            events.MemRegionRemoved: self._remove_mem_region,
+            events.VringNumSet: self._set_vring_num,
+            events.VringAddrSet: self._set_vring_addr,
+            events.VringBaseSet: self._set_vring_base,
+            events.VringKickSet: self._set_vring_kick,
+            events.VringCallSet: self._set_vring_call,
+            events.VringErrSet: self._set_vring_err,
+            events.VringEnableSet: self._set_vring_enable,
+            events.VringStopRequested: self._stop_vring,
+            events.DeviceReset: self._reset_vrings,
         }
 
     async def apply(self, event: events.Event) -> int | None:
         """See virtqueue.server.Device."""
-        action, in_thread = self._actions[type(event)]
+        action = self._actions[type(event)]
         try:
-            return await _run(self._thread, lambda: action(event)) if in_thread else action(event)
+            return await _run(self._thread, lambda: action(event))
         except (OSError, ValueError) as error:
             raise RequestRefused(str(error)) from error
 
