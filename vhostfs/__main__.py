@@ -1,0 +1,32 @@
+"""`vhostfs`: arguments to a sub-command, its exit status back; nothing else.
+
+Each sub-command's module registers its parser and imports what is heavy only when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from vhostfs import cli_build, cli_serve
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (2: it makes no sense)."""
+    parser = argparse.ArgumentParser(
+        prog="vhostfs",
+        description="Build RAFS (Nydus) images, and serve them to virtual machines over virtio-fs.",
+    )
+    parser.add_argument("--version", action="version", version=f"vhostfs {version('vhostfs')}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    cli_build.add_parser(subparsers)
+    cli_serve.add_parser(subparsers)
+    arguments = parser.parse_args(argv)
+    status: int = arguments.run(arguments)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

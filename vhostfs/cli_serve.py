@@ -1,0 +1,96 @@
+"""`vhostfs serve`: one image on one vhost-user socket, in the foreground, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from vhostfs.options import DEFAULT_MISS_TIMEOUT_S, DEFAULT_POLL_US, MAX_REQUEST_QUEUES, ServeOptions
+
+
+def default_cache_dir() -> Path:
+    """Where chunks are kept when nothing else is said: the system's place for root, else the user's."""
+    if os.geteuid() == 0:
+        return Path("/var/cache/vhostfs")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vhostfs"
+
+
+def queue_count(text: str) -> int:
+    """A number of request queues; raises ArgumentTypeError."""
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_REQUEST_QUEUES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_REQUEST_QUEUES}")
+    return int(text)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the sub-command; `args.run(args)` serves and returns the exit status."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="serve an image to a virtual machine",
+        description="The vhost-user back-end of a virtio-fs device that serves one RAFS v6 image. "
+        "It waits for a VMM on the socket, serves it, and waits for the next one when it goes.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--socket", metavar="PATH", help="listen here (mode 0600; a stale socket is replaced)")
+    where.add_argument("--fd", metavar="N", type=int, help="an inherited descriptor that listens already")
+    parser.add_argument("--bootstrap", metavar="FILE", type=Path, required=True, help="the image's metadata")
+    parser.add_argument(
+        "--blob-dir", metavar="DIR", type=Path, required=True, help="where its data blobs lie, named by their ids"
+    )
+    parser.add_argument(
+        "--cache-dir", metavar="DIR", type=Path, default=default_cache_dir(), help="where fetched chunks are kept"
+    )
+    parser.add_argument(
+        "--tag", help="the device's tag, for front-ends that ask the back-end for it (QEMU has its own)"
+    )
+    parser.add_argument(
+        "--num-request-queues", metavar="N", type=queue_count, default=1, help="request queues, 1 to 64"
+    )
+    parser.add_argument(
+        "--miss-timeout",
+        metavar="S",
+        type=float,
+        default=DEFAULT_MISS_TIMEOUT_S,
+        help="seconds that a guest's read waits for its chunks before it gets EIO",
+    )
+    parser.add_argument(
+        "--poll",
+        metavar="US",
+        type=int,
+        default=DEFAULT_POLL_US,
+        help="microseconds that a queue is watched at most before its thread sleeps; 0: never",
+    )
+    parser.add_argument("--statistics", metavar="FILE", type=Path, help="write counters as JSON here at the end")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="what to log")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until told to stop. 0 after a clean end, 1 when it could not begin."""
+    logging.basicConfig(
+        level=arguments.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    from vhostfs.daemon import StartError, serve  # heavy: after the arguments are known to be good
+
+    options = ServeOptions(
+        socket=arguments.socket,
+        listen_fd=arguments.fd,
+        bootstrap=arguments.bootstrap,
+        blob_dir=arguments.blob_dir,
+        cache_dir=arguments.cache_dir,
+        tag=arguments.tag,
+        num_request_queues=arguments.num_request_queues,
+        miss_timeout_s=arguments.miss_timeout,
+        poll_us=arguments.poll,
+        statistics=arguments.statistics,
+    )
+    try:
+        serve(options)
+    except StartError as error:
+        print(f"vhostfs serve: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,161 @@
+"""The composition root: builds image, cache, fetcher, device and server, and owns their lifetimes.
+
+Reading order of the pieces: `rafs.image` (what is in the image), `rafs.blob_store` (where chunks come
+from), `native.dataplane` (the data plane), `virtqueue.server` (who it is for). Everything is closed in the
+reverse order of its making, whatever happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import uvloop
+
+from native import dataplane
+from rafs.backend import BlobBackend, LocalBackend
+from rafs.blob_store import BlobStore
+from rafs.errors import RafsError
+from rafs.fetch import OpenBlob
+from rafs.image import Image, ImageError
+from vhostfs.device import VirtioFsDevice
+from vhostfs.options import ServeOptions
+from virtqueue.listener import Listener
+from virtqueue.offer import virtio_fs_offer
+from virtqueue.server import Server
+
+log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The daemon cannot begin; the text says what to mend."""
+
+
+class Daemon:
+    """One image, one device, one socket. `async with` makes it ready; `run` serves until `stop`.
+
+    `backend` stands in for the directory of `options.blob_dir`.
+    """
+
+    def __init__(self, options: ServeOptions, *, backend: BlobBackend | None = None) -> None:
+        self.options = options
+        self._backend = backend
+        self._stopping = asyncio.Event()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Daemon:
+        try:
+            await self._build()
+        except (ImageError, RafsError, ValueError) as error:
+            await self._stack.aclose()
+            raise StartError(error) from error
+        except OSError as error:
+            await self._stack.aclose()
+            raise StartError(_os_error_text(error)) from error
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _build(self) -> None:
+        options, stack = self.options, self._stack
+        offer = virtio_fs_offer(options.num_request_queues, options.tag)
+        image = Image(options.bootstrap)
+        stack.callback(image.close)
+        # Early, so that a VMM may connect already: it is answered once the blobs are open.
+        listener = _listen(options)
+        stack.callback(listener.close)
+        chunks = dataplane.ChunkStore()
+        stack.callback(chunks.close)
+        backend = self._backend or LocalBackend(options.blob_dir)
+        stack.push_async_callback(backend.close)
+        self.blobs = BlobStore(options.cache_dir, backend, chunks)
+        self.blobs.start()
+        stack.push_async_callback(self.blobs.close)
+        opened = await asyncio.gather(*(self._open_blob(image, index) for index in range(image.blob_count)))
+        self.device = dataplane.Device(
+            chunks,
+            num_request_queues=options.num_request_queues,
+            miss_timeout_ms=int(options.miss_timeout_s * 1000),
+            poll_us=options.poll_us,
+        )
+        stack.callback(self.device.close)
+        stack.callback(self._write_statistics)
+        self.device.mount(image, [blob.native for blob in opened])
+        server = Server(listener, offer, VirtioFsDevice(self.device))
+        await stack.enter_async_context(_background(server.serve()))
+        log.info("serving %s on %s", options.bootstrap, listener.path or f"descriptor {options.listen_fd}")
+
+    async def _open_blob(self, image: Image, index: int) -> OpenBlob:
+        return await self.blobs.open_blob(image.blob_record(index), digests=image.chunk_digests(index))
+
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        await self._stopping.wait()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since the start: the device's, and the fetcher's under `fetch_`."""
+        fetch = {f"fetch_{name}": value for name, value in self.blobs.statistics().items()}
+        return self.device.statistics() | fetch
+
+    def _write_statistics(self) -> None:
+        if self.options.statistics is None:
+            return
+        try:
+            self.options.statistics.write_text(json.dumps(self.statistics(), indent=1) + "\n")
+        except OSError as error:
+            log.error("cannot write the statistics: %s", _os_error_text(error))
+
+
+def serve(options: ServeOptions) -> None:
+    """Serve until SIGTERM or SIGINT. Raises StartError."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(options))
+
+
+async def _serve(options: ServeOptions) -> None:
+    loop = asyncio.get_running_loop()
+    started = time.monotonic()
+    async with Daemon(options) as daemon:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, daemon.stop)
+        log.debug("ready after %.0f ms", (time.monotonic() - started) * 1000)
+        await daemon.run()
+        log.info("stopping")
+
+
+def _listen(options: ServeOptions) -> Listener:
+    if options.socket is not None:
+        return Listener.bind(options.socket)
+    if options.listen_fd is None:
+        raise ValueError("neither a socket path nor a listening descriptor")
+    return Listener.adopt(options.listen_fd)
+
+
+@asynccontextmanager
+async def _background(work: object) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _os_error_text(error: OSError) -> str:
+    where = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
+    return f"{where}: {error.strerror or error}" if where else str(error.strerror or error)

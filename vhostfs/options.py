@@ -1,0 +1,31 @@
+"""What can be chosen about a daemon, with the one place where defaults and limits stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from virtqueue.offer import MAX_REQUEST_QUEUES
+
+#: A guest's kernel reports a hung task after 120 s; a slow registry is retried well within this.
+DEFAULT_MISS_TIMEOUT_S = 60.0
+#: About one wake-up: looking at the ring that long costs no more than being woken.
+DEFAULT_POLL_US = 50
+
+__all__ = ["DEFAULT_MISS_TIMEOUT_S", "DEFAULT_POLL_US", "MAX_REQUEST_QUEUES", "ServeOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """One image on one socket. Either `socket` (a path) or `listen_fd` (inherited) is given."""
+
+    bootstrap: Path
+    blob_dir: Path
+    cache_dir: Path
+    socket: str | None = None
+    listen_fd: int | None = None
+    tag: str | None = None
+    num_request_queues: int = 1
+    miss_timeout_s: float = DEFAULT_MISS_TIMEOUT_S
+    poll_us: int = DEFAULT_POLL_US
+    statistics: Path | None = None
