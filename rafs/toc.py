@@ -41,8 +41,8 @@ class Section:
 class TocEntry:
     """Where a section lies in the blob, how it is stored, and the SHA-256 of its plain content.
 
-    `digest` is None where the builder left it out (all zero). For `image.blob` it covers the stored bytes, with
-    2.2-era builders also the tar header behind them.
+    `digest` is None where the builder left it out (all zero). For `image.blob` it covers the stored bytes;
+    builders of the 2.2 era included the tar header behind them.
     """
 
     name: str
@@ -108,7 +108,7 @@ def walk_sections(read: Callable[[int, int], bytes], blob_size: int) -> Iterator
 
 
 def toc_range(blob_size: int, toc_size: int) -> tuple[int, int]:
-    """Return (offset, length) of the tail that `parse_toc` wants; `toc_size` from the blob table, 0 unknown."""
+    """Return (offset, length) of the tail for `parse_toc`; `toc_size` is the blob table's, 0 unknown."""
     length = toc_size or min(TOC_PROBE_SIZE, blob_size - blob_size % 128)
     if not TAR_HEADER_SIZE <= length <= blob_size:
         raise ImageCorrupt(f"a blob of {blob_size} bytes has no room for a TOC of {length}")

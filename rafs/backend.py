@@ -1,0 +1,130 @@
+"""Where blobs come from: the protocol of a back-end, and the one that reads a local directory.
+
+A back-end knows bytes only: no chunks, no digests, no cache. Retries, mirrors, tokens and time-outs are its
+own; when it raises, it has given up. All of its errors are `BlobUnavailable` or below and name the blob and
+the range. `read_exactly` is how the rest of the house calls it, so a back-end that returns too few or too
+many bytes is found out in one place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from rafs.blob_record import parse_blob_id
+from rafs.errors import BlobCorrupt, BlobNotFound, BlobUnavailable
+
+
+class BlobBackend(Protocol):
+    """What a registry, an object store or a directory has to offer. Called on the event loop only."""
+
+    async def blob_size(self, blob_id: str) -> int:
+        """Return the size of the stored blob in bytes. Raises BlobUnavailable."""
+        ...
+
+    async def read_range(self, blob_id: str, offset: int, length: int) -> bytes:
+        """Return the `length` bytes at `offset` of the stored blob. Raises BlobUnavailable.
+
+        May be cancelled at any await. Several calls run at the same time; the caller bounds how many.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and threads. No call is in flight."""
+        ...
+
+
+async def read_exactly(backend: BlobBackend, blob_id: str, offset: int, length: int) -> bytes:
+    """`backend.read_range`, or BlobCorrupt when the answer has another length than asked for."""
+    data = await backend.read_range(blob_id, offset, length)
+    if len(data) != length:
+        raise BlobCorrupt(
+            f"blob {blob_id}: the back-end returned {len(data)} of the {length} bytes at offset {offset}"
+        )
+    return data
+
+
+class _BlobFile:
+    """An open blob file; closed when the cache and the last reader have let go of it."""
+
+    def __init__(self, path: Path) -> None:
+        # O_NONBLOCK: a FIFO in the directory must not hang the thread
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        status = os.fstat(self.fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        self.size = status.st_size
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+    def read(self, offset: int, length: int) -> bytes:
+        pieces = []
+        while length > 0 and (piece := os.pread(self.fd, length, offset)):
+            pieces.append(piece)
+            offset, length = offset + len(piece), length - len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+_Result = TypeVar("_Result")
+
+
+class LocalBackend:
+    """Blobs as files named by their id in one directory (a disk or a NAS), read in threads.
+
+    At most `threads` reads run at once; a read on a hung NAS holds up its thread only. Blob files are
+    immutable by contract: up to MAX_OPEN stay open, and are read on after they were unlinked.
+    """
+
+    MAX_OPEN = 64
+
+    def __init__(self, directory: Path, *, threads: int = 8) -> None:
+        self._directory = directory
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="blob-read")
+        self._files: OrderedDict[str, _BlobFile] = OrderedDict()
+        self._lock = threading.Lock()  # of _files
+
+    async def blob_size(self, blob_id: str) -> int:
+        return await self._run(blob_id, "its size", lambda file: file.size)
+
+    async def read_range(self, blob_id: str, offset: int, length: int) -> bytes:
+        where = f"{length} bytes at offset {offset}"
+        return await self._run(blob_id, where, lambda file: file.read(offset, length))
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._pool.shutdown)
+        self._files.clear()
+
+    async def _run(self, blob_id: str, what: str, use: Callable[[_BlobFile], _Result]) -> _Result:
+        def work() -> _Result:
+            try:
+                return use(self._open(blob_id))
+            except FileNotFoundError:
+                raise BlobNotFound(f"blob {blob_id}: no such file in {self._directory}") from None
+            except OSError as error:
+                place = f"cannot read {what} from {self._directory}"
+                raise BlobUnavailable(f"blob {blob_id}: {place}: {error.strerror}") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _open(self, blob_id: str) -> _BlobFile:
+        with self._lock:
+            file = self._files.get(blob_id)
+            if file is not None:
+                self._files.move_to_end(blob_id)
+                return file
+        file = _BlobFile(self._directory / parse_blob_id(blob_id))
+        with self._lock:
+            self._files[blob_id] = file
+            if len(self._files) > self.MAX_OPEN:
+                self._files.popitem(last=False)
+        return file

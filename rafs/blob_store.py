@@ -1,0 +1,244 @@
+"""The blob side in one object: opens blobs, serves the upcalls of the data plane, ends clean.
+
+    store = BlobStore(cache_dir, backend, ChunkStore())
+    store.start()                                   # on the event loop
+    blob = await store.open_blob(record)            # blob.native is what the data plane takes
+    ...
+    await store.close()                             # after the devices that use its blobs
+
+Images that share a blob share one OpenBlob. A blob that is closed is put on disk (`CachedBlob.settle`), and
+so is, every few seconds, one that was written to and is quiet now: a daemon that is killed then leaves
+little to re-verify after power loss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from native.dataplane import Blob, ChunkStore
+from rafs.backend import BlobBackend
+from rafs.blob_record import BlobRecord
+from rafs.blob_tail import BlobTail, Digests
+from rafs.cache import CachedBlob, CacheDir
+from rafs.chunk_state import Run
+from rafs.errors import ImageCorrupt, RafsError
+from rafs.fetch import Fetcher, FetchLimits, OpenBlob
+
+log = logging.getLogger(__name__)
+
+#: batches of misses that may be going on; beyond, upcalls stay in their ring, which is bounded too
+MAX_BACKLOG = 1024
+SETTLE_INTERVAL_S = 5.0
+#: how long `close` waits for the disk; SIGTERM has to end within a second
+SETTLE_DEADLINE_S = 0.5
+
+
+class BlobStore:
+    """See the module. `threads` decode and verify; the default is the number of CPUs we may use."""
+
+    def __init__(
+        self,
+        cache_dir: Path,
+        backend: BlobBackend,
+        chunks: ChunkStore,
+        *,
+        limits: FetchLimits | None = None,
+        threads: int | None = None,
+        boot_id: str | None = None,
+    ) -> None:
+        self._cache_dir = CacheDir(cache_dir, boot_id=boot_id)
+        self._backend = backend
+        self._chunks = chunks
+        self._pool = ThreadPoolExecutor(
+            threads or len(os.sched_getaffinity(0)), thread_name_prefix="blob-decode"
+        )
+        self._fetcher = Fetcher(backend, self._pool, limits or FetchLimits())
+        self._blobs: dict[str, OpenBlob] = {}
+        self._by_handle: dict[int, OpenBlob] = {}
+        self._opening: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._in_doubt = 0
+        self._is_reading = False
+        self._settling: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to serve upcalls, on the running loop."""
+        self._read_upcalls(True)
+        self._settling = asyncio.get_running_loop().create_task(self._settle_now_and_then())
+
+    async def open_blob(
+        self, entry: Any, *, blob_id: str | None = None, digests: Digests | None = None
+    ) -> OpenBlob:
+        """Open one blob of an image: `entry` is its parsed `struct rafs_v6_blob` or a BlobRecord.
+
+        `blob_id` replaces the id in the entry (1.6); `digests` are those of the bootstrap's chunk table.
+        Every call is matched by one of `close_blob`. Raises RafsError.
+        """
+        record = entry if isinstance(entry, BlobRecord) else BlobRecord.parse(entry, blob_id=blob_id)
+        async with self._opening[record.blob_id]:
+            blob = self._blobs.get(record.blob_id)
+            if blob is None:
+                blob = await self._open(record, digests)
+                self._blobs[record.blob_id] = self._by_handle[blob.native.handle] = blob
+            else:
+                _check_same(blob.meta.record, record)
+                blob.tail.add_bootstrap_digests(digests)
+                blob.users += 1
+        return blob
+
+    async def _open(self, record: BlobRecord, digests: Digests | None) -> OpenBlob:
+        loop = asyncio.get_running_loop()
+        cache = await loop.run_in_executor(self._pool, self._cache_dir.open, record)
+        tail = BlobTail(cache, self._backend, self._pool, digests)
+        try:
+            meta = await tail.load_meta()
+            native = Blob(
+                self._chunks,
+                data_fd=cache.data_fd,
+                chunk_map_fd=cache.chunk_map_fd,
+                meta_fd=tail.meta_fd,
+                chunk_count=record.chunk_count,
+                uncompressed_size=record.uncompressed_size,
+            )
+        except BaseException:
+            tail.close()
+            cache.close()
+            raise
+        if cache.in_doubt:
+            self._in_doubt += cache.in_doubt
+            log.warning(
+                "blob %s: the machine stopped before its cache was on disk; "
+                "%d chunks are verified again when they are wanted",
+                record.blob_id,
+                cache.in_doubt,
+            )
+        return OpenBlob(native, meta, cache, tail)
+
+    async def close_blob(self, blob: OpenBlob) -> None:
+        """One user less; with the last one, the blob is put on disk and closed."""
+        async with self._opening[blob.blob_id]:
+            blob.users -= 1
+            if blob.users == 0:
+                await self._close(blob)
+
+    async def _close(self, blob: OpenBlob) -> None:
+        del self._blobs[blob.blob_id], self._by_handle[blob.native.handle]
+        await self._fetcher.stop(blob)
+        blob.native.close()
+        blob.tail.close()
+        if await _within(SETTLE_DEADLINE_S, lambda: _settle(blob.cache)):
+            blob.cache.close()
+
+    async def fill(self, blob: OpenBlob, first: int = 0, count: int | None = None) -> None:
+        """Fetch what is missing of a range of chunks (default: all). Raises the first error of a chunk."""
+        await self._fetcher.fill(
+            blob, first, blob.meta.record.chunk_count - first if count is None else count
+        )
+
+    async def close(self) -> None:
+        """Stop serving, fail what is on its way, put the blobs on disk; a slow disk is not waited for.
+
+        The back-end is the caller's to close.
+        """
+        self._read_upcalls(False)
+        if self._settling is not None:
+            self._settling.cancel()
+            await asyncio.gather(self._settling, return_exceptions=True)
+        await asyncio.gather(*(self._close(blob) for blob in list(self._blobs.values())))
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def statistics(self) -> dict[str, int]:
+        """Return the fetcher's statistics, `open_blobs`, and `in_doubt_chunks` found after unclean stops."""
+        own = {"open_blobs": len(self._blobs), "in_doubt_chunks": self._in_doubt}
+        return self._fetcher.statistics() | own
+
+    # upcalls
+
+    def _read_upcalls(self, wanted: bool) -> None:
+        loop = asyncio.get_running_loop()
+        if wanted and not self._is_reading:
+            loop.add_reader(self._chunks.event_fd, self._on_upcalls)
+        elif self._is_reading and not wanted:
+            loop.remove_reader(self._chunks.event_fd)
+        self._is_reading = wanted
+
+    def _on_upcalls(self) -> None:
+        runs: defaultdict[int, list[Run]] = defaultdict(list)
+        for handle, first, count in self._chunks.take():
+            runs[handle].append((first, count))
+        for handle, of_blob in runs.items():
+            blob = self._by_handle.get(handle)
+            if blob is not None:  # else it was closed, and its requests with it
+                self._fetcher.submit(blob, of_blob).add_done_callback(self._on_batch_done)
+        if self._fetcher.backlog >= MAX_BACKLOG:
+            self._read_upcalls(False)
+
+    def _on_batch_done(self, _: asyncio.Task[None]) -> None:
+        if not self._is_reading and self._settling is not None and not self._settling.done():
+            self._read_upcalls(True)
+
+    # settling
+
+    async def _settle_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(SETTLE_INTERVAL_S)
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Put on disk what was written and is quiet now."""
+        for blob in list(self._blobs.values()):
+            if blob.cache.is_unsettled and not blob.tasks:
+                await asyncio.to_thread(_settle, blob.cache)
+
+
+def _settle(cache: CachedBlob) -> None:
+    try:
+        cache.settle()
+    except RafsError as error:
+        log.error("%s; its chunks will be verified again after the next start", error)
+
+
+async def _within(seconds: float, work: Callable[[], None]) -> bool:
+    """Run `work` in a thread that does not hold up the end of the program; False when it takes longer."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def finish() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    def run() -> None:
+        work()
+        loop.call_soon_threadsafe(finish)
+
+    threading.Thread(target=run, daemon=True, name="blob-settle").start()
+    try:
+        await asyncio.wait_for(done, seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _check_same(open_record: BlobRecord, record: BlobRecord) -> None:
+    """Two images may know one blob; what they say about its cache files and metadata must agree."""
+    for name in (
+        "chunk_count",
+        "uncompressed_size",
+        "compressor",
+        "digester",
+        "ci_offset",
+        "ci_compressed_size",
+        "ci_uncompressed_size",
+        "ci_compressor",
+        "ci_record_size",
+    ):
+        ours, theirs = getattr(open_record, name), getattr(record, name)
+        if ours != theirs:
+            raise ImageCorrupt(f"blob {record.blob_id}: {name} is {theirs}, a mounted image says {ours}")

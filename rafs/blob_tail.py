@@ -1,0 +1,266 @@
+"""The metadata of one blob: its chunk records and digests, out of the cache directory or the blob's tail.
+
+Chain of trust (spec 1.4, 3.1, 3.6): the blob table gives the SHA-256 of the TOC, the TOC that of `blob.meta`,
+of its header and of `blob.digest`, and that one the digest of each chunk. Each link that the image has is
+checked, whether the bytes come from the back-end or from a file in the cache. Without a TOC, `blob.meta` is
+checked against the blob table and by its structure, and digests can only come from the bootstrap's chunk
+table (`bootstrap_digests`), which also goes first where the blob table has no digest of the TOC.
+
+A blob whose `blob.meta` is cached opens without the back-end; what is missing for verification is then
+loaded by the first fetch, which needs the back-end anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from native.rafs_v6 import RAFS_TOC_STORED
+from rafs.backend import BlobBackend, read_exactly
+from rafs.blob_meta import BlobMeta, check_header, meta_file_size, pack_meta_file, unpack_section
+from rafs.blob_record import CI_HEADER_SIZE, BlobRecord, Feature
+from rafs.cache import CachedBlob
+from rafs.codec import DIGEST_SIZE
+from rafs.errors import CacheError, ImageCorrupt
+from rafs.toc import Toc, TocEntry, check_content, parse_toc, toc_range
+
+log = logging.getLogger(__name__)
+
+#: chunk index -> 32-byte digest, None where the image has none
+DigestOf = Callable[[int], bytes | None]
+Digests = DigestOf | Mapping[int, bytes]
+
+_Result = TypeVar("_Result")
+_HASH_STEP = 1 << 20
+
+
+class BlobTail:
+    """Loads the metadata files of one blob and keeps them open. Used on the event loop; reads in `pool`."""
+
+    def __init__(
+        self,
+        cache: CachedBlob,
+        backend: BlobBackend,
+        pool: Executor,
+        bootstrap_digests: Digests | None = None,
+    ) -> None:
+        self.record: BlobRecord = cache.record
+        self._cache = cache
+        self._backend = backend
+        self._pool = pool
+        self._bootstrap_digests = bootstrap_digests
+        self._toc: Toc | None = None
+        self._meta_is_checked = False
+        self._digest_of: DigestOf | None = None
+        self._has_digests: bool | None = None  # None: not looked for yet
+        self._loading = asyncio.Lock()
+        self.meta_fd = -1
+        self._digest_fd = -1
+
+    def close(self) -> None:
+        """Close the files. No read is going on."""
+        for fd in (self.meta_fd, self._digest_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.meta_fd = self._digest_fd = -1
+
+    async def load_meta(self) -> BlobMeta:
+        """Return the chunk records. Raises ImageCorrupt, ImageUnsupported, BlobUnavailable, CacheError."""
+        if not await self._in_thread(self._open_cached_meta):
+            toc = await self._load_toc()
+            record = self.record
+            size = record.ci_compressed_size + CI_HEADER_SIZE
+            section = await read_exactly(self._backend, record.blob_id, record.ci_offset, size)
+            await self._in_thread(lambda: self._store_meta(section, toc))
+        return BlobMeta(self.record, self._read_meta)
+
+    async def load_digests(self) -> DigestOf | None:
+        """Return where the digests of the chunks are, None when the image carries none. Loads once.
+
+        Raises as `load_meta` does; the next call tries again.
+        """
+        if self._has_digests is None:
+            async with self._loading:
+                if self._has_digests is None:
+                    self._digest_of = await self._find_digests()
+                    self._has_digests = self._digest_of is not None
+        return self._digest_of
+
+    def add_bootstrap_digests(self, digests: Digests | None) -> None:
+        """Another image uses the blob and has a chunk table: take that if there was none."""
+        if digests is not None and self._bootstrap_digests is None:
+            self._bootstrap_digests = digests
+            if self._has_digests is False:
+                self._has_digests = None
+
+    async def _find_digests(self) -> DigestOf | None:
+        toc = await self._load_toc()
+        if toc is not None and not self._meta_is_checked:
+            await self._in_thread(lambda: self._check_meta_in_use(toc))
+        from_bootstrap = self._from_bootstrap()
+        if from_bootstrap is not None and not (toc and toc.is_authentic):
+            return from_bootstrap
+        if Feature.INLINED_CHUNK_DIGEST not in self.record.features:
+            if from_bootstrap is None:
+                log.warning(
+                    "blob %s: the image carries no chunk digests; its data is not verified",
+                    self.record.blob_id,
+                )
+            return from_bootstrap
+        entry = self._entry(toc, "blob.digest")
+        if entry.codec != RAFS_TOC_STORED or entry.stored_size != self.record.chunk_count * DIGEST_SIZE:
+            raise ImageCorrupt(f"blob {self.record.blob_id}: its blob.digest has {entry.stored_size} bytes")
+        if not await self._in_thread(lambda: self._open_cached_digests(entry)):
+            content = await read_exactly(self._backend, self.record.blob_id, entry.offset, entry.stored_size)
+            await self._in_thread(lambda: self._store_digests(entry, content))
+        return self._read_digest
+
+    def _from_bootstrap(self) -> DigestOf | None:
+        digests = self._bootstrap_digests
+        return digests.get if isinstance(digests, Mapping) else digests
+
+    async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    # the TOC
+
+    async def _load_toc(self) -> Toc | None:
+        record = self.record
+        if self._toc is None and (Feature.HAS_TOC in record.features or record.toc_size or record.toc_digest):
+            toc = await self._in_thread(self._cached_toc)
+            if toc is None:
+                blob_size = await self._backend.blob_size(record.blob_id)
+                offset, length = toc_range(blob_size, record.toc_size)
+                tail = await read_exactly(self._backend, record.blob_id, offset, length)
+                toc = self._parse_toc(tail, blob_size)
+                await self._in_thread(lambda: self._cache.store_metadata("toc", tail))
+            self._toc = toc
+        return self._toc
+
+    def _cached_toc(self) -> Toc | None:
+        """Only one that the blob table vouches for: others may be of another blob or of no blob at all."""
+        content = self._cache.read_metadata("toc")
+        if content is None or self.record.toc_digest is None:
+            return None
+        try:
+            return self._parse_toc(content, None)
+        except ImageCorrupt as error:
+            log.warning("%s: %s; reading it from the blob again", self._cache.metadata_path("toc"), error)
+            return None
+
+    def _parse_toc(self, tail: bytes, blob_size: int | None) -> Toc:
+        record = self.record
+        try:
+            size = 1 << 62 if blob_size is None else blob_size
+            return parse_toc(tail, size, toc_size=record.toc_size, toc_digest=record.toc_digest)
+        except ImageCorrupt as error:
+            raise ImageCorrupt(f"blob {record.blob_id}: {error}") from None
+
+    def _entry(self, toc: Toc | None, name: str) -> TocEntry:
+        entry = toc.find(name) if toc else None
+        if entry is None:
+            raise ImageCorrupt(
+                f"blob {self.record.blob_id}: its TOC has no {name!r}, which its features promise"
+            )
+        return entry
+
+    # blob.meta
+
+    def _open_cached_meta(self) -> bool:
+        path = self._cache.metadata_path("meta")
+        try:
+            self.meta_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        size = meta_file_size(self.record)
+        try:
+            if (found := os.fstat(self.meta_fd).st_size) != size:
+                raise ImageCorrupt(f"it has {found} bytes instead of {size}")
+            check_header(self._read_meta(size - CI_HEADER_SIZE, CI_HEADER_SIZE), self.record)
+            if toc := self._cached_toc():
+                self._toc = toc
+                self._check_meta(toc)
+        except ImageCorrupt as error:
+            log.warning("%s: %s; reading it from the blob again", path, error)
+            os.close(self.meta_fd)
+            self.meta_fd = -1
+            return False
+        return True
+
+    def _store_meta(self, section: bytes, toc: Toc | None) -> None:
+        plain, header = unpack_section(self.record, section)
+        if toc is not None:
+            self._check_meta_content(toc, plain, header)
+        content = pack_meta_file(plain, header)
+        BlobMeta(self.record, lambda offset, length: content[offset : offset + length]).check_all()
+        self._cache.store_metadata("meta", content)
+        self.meta_fd = os.open(self._cache.metadata_path("meta"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._meta_is_checked = toc is not None
+
+    def _check_meta(self, toc: Toc) -> None:
+        header_at = meta_file_size(self.record) - CI_HEADER_SIZE
+        plain = self._read_meta(0, self.record.ci_uncompressed_size)
+        self._check_meta_content(toc, plain, self._read_meta(header_at, CI_HEADER_SIZE))
+        self._meta_is_checked = True
+
+    def _check_meta_in_use(self, toc: Toc) -> None:
+        try:
+            self._check_meta(toc)
+        except ImageCorrupt as error:
+            path = self._cache.metadata_path("meta")
+            raise CacheError(f"{path} is not the blob's: {error}; remove it and restart") from None
+
+    def _check_meta_content(self, toc: Toc, plain: bytes, header: bytes) -> None:
+        try:
+            check_content(self._entry(toc, "blob.meta"), plain)
+            check_content(self._entry(toc, "blob.meta.header"), header)
+        except ImageCorrupt as error:
+            raise ImageCorrupt(f"blob {self.record.blob_id}: {error}") from None
+
+    def _read_meta(self, offset: int, length: int) -> bytes:
+        return os.pread(self.meta_fd, length, offset)
+
+    # blob.digest
+
+    def _open_cached_digests(self, entry: TocEntry) -> bool:
+        path = self._cache.metadata_path("digest")
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            self._check_digests(fd, entry)
+        except ImageCorrupt as error:
+            log.warning("%s: %s; reading it from the blob again", path, error)
+            os.close(fd)
+            return False
+        self._digest_fd = fd
+        return True
+
+    def _check_digests(self, fd: int, entry: TocEntry) -> None:
+        size = self.record.chunk_count * DIGEST_SIZE
+        if not size == entry.uncompressed_size == os.fstat(fd).st_size:
+            raise ImageCorrupt(
+                f"{os.fstat(fd).st_size} bytes of digests for {self.record.chunk_count} chunks"
+            )
+        digest = hashlib.sha256()
+        for offset in range(0, size, _HASH_STEP):
+            digest.update(os.pread(fd, _HASH_STEP, offset))
+        if entry.digest is not None and digest.digest() != entry.digest:
+            raise ImageCorrupt(f"its SHA-256 is not {entry.digest.hex()} as the TOC says")
+
+    def _store_digests(self, entry: TocEntry, content: bytes) -> None:
+        self._cache.store_metadata("digest", content)
+        if not self._open_cached_digests(entry):
+            raise ImageCorrupt(f"blob {self.record.blob_id}: its blob.digest does not fit its TOC")
+
+    def _read_digest(self, chunk_idx: int) -> bytes | None:
+        digest = os.pread(self._digest_fd, DIGEST_SIZE, chunk_idx * DIGEST_SIZE)
+        if len(digest) != DIGEST_SIZE:
+            raise CacheError(f"{self._cache.metadata_path('digest')} was cut; remove it and restart")
+        return digest

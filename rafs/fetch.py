@@ -1,0 +1,295 @@
+"""From a miss to a READY chunk: merged ranged reads, decode and verify in threads, the data file, the bit.
+
+`chunk_state.py` decides what to ask for; here it is done. Per batch of misses of one blob there is one task,
+and one for each ranged request in it. What is in flight is bounded by a Budget; retries belong to the
+back-end. Every chunk that is handed to `submit` or won by `fill` is completed or failed exactly once, also
+when the task is cancelled or a bug strikes: a guest's request may be parked on it.
+
+Order for each chunk: bytes, size, digest, data file, READY bit. A failure ends in `blob.fail` (the guest gets
+EIO) and one line in the log; the next read of the guest tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from native.dataplane import Blob
+from rafs.backend import BlobBackend, read_exactly
+from rafs.blob_meta import BlobMeta, Chunk
+from rafs.blob_tail import BlobTail, DigestOf
+from rafs.budget import Budget
+from rafs.cache import CachedBlob
+from rafs.chunk_state import MergeLimits, RangedRequest, Run, plan_requests, runs_of, sort_misses, split_work
+from rafs.codec import Compressor, chunk_digest, decode_chunk, verify_chunk
+from rafs.errors import RafsError
+
+log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """What fetching may use. `max_bytes` bounds stored and plain bytes of all requests in flight together."""
+
+    merge: MergeLimits = field(default_factory=MergeLimits)
+    max_requests: int = 32
+    max_bytes: int = 64 << 20
+    #: plain bytes that one thread decodes before it reports
+    work_size: int = 1 << 20
+
+
+@dataclass(eq=False)
+class OpenBlob:
+    """A blob that is served: its chunk states (`native`), records, cache files and metadata."""
+
+    native: Blob
+    meta: BlobMeta
+    cache: CachedBlob
+    tail: BlobTail
+    users: int = 1
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    jobs: set[Future[object]] = field(default_factory=set)
+
+    @property
+    def blob_id(self) -> str:
+        return self.meta.record.blob_id
+
+
+class _Outcome:
+    """What one piece of work came to. Made in a thread, read on the loop."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+        self.failed: list[tuple[int, RafsError]] = []
+        self.unverified = 0
+
+
+class _Batch:
+    """Chunks of one blob that are PENDING in our name, until each is completed or failed."""
+
+    def __init__(self, blob: OpenBlob, runs: Iterable[Run], counters: Counter[str]) -> None:
+        self._blob = blob
+        self._counters = counters
+        self._open = {index for first, count in runs for index in range(first, first + count)}
+        self.first_error: RafsError | None = None
+
+    def complete(self, chunk_idxs: Iterable[int]) -> None:
+        for first, count in runs_of(sorted(self._open.intersection(chunk_idxs))):
+            self._blob.native.complete(first, count)
+            self._open.difference_update(range(first, first + count))
+
+    def fail(self, chunk_idxs: Iterable[int], error: RafsError) -> None:
+        reason = str(error).removeprefix(f"blob {self._blob.blob_id}: ")
+        for first, count in runs_of(sorted(self._open.intersection(chunk_idxs))):
+            which = f"chunk {first}" if count == 1 else f"chunks {first}-{first + count - 1}"
+            log.error("blob %s %s: %s", self._blob.blob_id, which, reason)
+            self._counters["failed_chunks"] += count
+            self._drop(first, count)
+        self.first_error = self.first_error or error
+
+    def end(self) -> None:
+        """Fail without a word what nobody dealt with: the daemon or the mount is going away, or a bug."""
+        for first, count in list(runs_of(sorted(self._open))):
+            self._drop(first, count)
+
+    def _drop(self, first: int, count: int) -> None:
+        self._blob.native.fail(first, count)
+        self._open.difference_update(range(first, first + count))
+
+
+class Fetcher:
+    """Fetches chunks of any blob. All methods run on the event loop; `pool` decodes, verifies and writes."""
+
+    def __init__(self, backend: BlobBackend, pool: ThreadPoolExecutor, limits: FetchLimits) -> None:
+        self._backend = backend
+        self._pool = pool
+        self._limits = limits
+        self._budget = Budget(max_bytes=limits.max_bytes, max_requests=limits.max_requests)
+        self._counters: Counter[str] = Counter()
+        self.backlog = 0  # batches that are not done
+
+    def submit(self, blob: OpenBlob, runs: list[Run]) -> asyncio.Task[None]:
+        """Fetch chunks that the data plane has made PENDING. Returns at once."""
+        batch = _Batch(blob, runs, self._counters)
+        return self._start(blob, batch, runs, urgent=True)
+
+    async def fill(self, blob: OpenBlob, first: int, count: int) -> None:
+        """Fetch what is ABSENT of a range ahead of need, with the lower priority.
+
+        Chunks that somebody else has made PENDING are left to them. Raises the first error of a chunk.
+        """
+        runs = blob.native.claim(first, count)
+        batch = _Batch(blob, runs, self._counters)
+        await self._start(blob, batch, runs, urgent=False)
+        if batch.first_error is not None:
+            raise batch.first_error
+
+    async def stop(self, blob: OpenBlob) -> None:
+        """Cancel what is going on for a blob, fail its chunks, and wait until no thread touches its files."""
+        for task in blob.tasks:
+            task.cancel()
+        await asyncio.gather(*blob.tasks, return_exceptions=True)
+        await asyncio.gather(*(asyncio.wrap_future(job) for job in list(blob.jobs)), return_exceptions=True)
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters since the start, and what is in flight (`..._in_flight`) or waiting to be."""
+        return {name: self._counters[name] for name in _COUNTERS} | {
+            "requests_in_flight": self._budget.requests_in_flight,
+            "requests_waiting": self._budget.waiting,
+            "bytes_in_flight": self._budget.bytes_in_flight,
+        }
+
+    def _start(self, blob: OpenBlob, batch: _Batch, runs: list[Run], *, urgent: bool) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._serve(blob, batch, runs, urgent))
+        blob.tasks.add(task)
+        self.backlog += 1
+
+        def done(task: asyncio.Task[None]) -> None:
+            blob.tasks.discard(task)
+            self.backlog -= 1
+            batch.end()  # here, since a task that is cancelled before it ran never ran
+
+        task.add_done_callback(done)
+        return task
+
+    async def _serve(self, blob: OpenBlob, batch: _Batch, runs: list[Run], urgent: bool) -> None:
+        misses = sort_misses(runs, blob.meta, blob.native.is_ready)
+        self._reuse(batch, misses.ready)
+        for (first, count), error in misses.broken:
+            batch.fail(range(first, first + count), error)
+        wanted = misses.wanted
+        try:
+            digest_of = await blob.tail.load_digests() if wanted else None
+            if digest_of is not None and blob.cache.had_data:
+                wanted = await self._salvage(blob, batch, wanted, digest_of)
+            requests = plan_requests(wanted, self._limits.merge)
+            async with asyncio.TaskGroup() as group:
+                for request in requests:
+                    group.create_task(self._fetch(blob, batch, request, digest_of, urgent))
+        except RafsError as error:
+            batch.fail([chunk.chunk_idx for chunk in wanted], error)
+        except Exception:
+            log.exception("blob %s: fetching %d chunks failed", blob.blob_id, len(wanted))
+
+    def _reuse(self, batch: _Batch, ready: Iterable[Run]) -> None:
+        """Chunks that another process completed: their requests only have to look again."""
+        for first, count in ready:
+            self._counters["reused_chunks"] += count
+            batch.complete(range(first, first + count))
+
+    async def _salvage(
+        self, blob: OpenBlob, batch: _Batch, wanted: list[Chunk], digest_of: DigestOf
+    ) -> list[Chunk]:
+        """Complete chunks whose right bytes lie in the data file without a READY bit; return the others."""
+
+        def find() -> set[int]:
+            found = {chunk.chunk_idx for chunk in wanted if _is_intact(blob, chunk, digest_of)}
+            if found:
+                blob.cache.prepare()
+            return found
+
+        with blob.cache.filling():
+            found = await self._run(blob, find)
+            batch.complete(found)
+        self._counters["salvaged_chunks"] += len(found)
+        return [chunk for chunk in wanted if chunk.chunk_idx not in found]
+
+    async def _fetch(
+        self, blob: OpenBlob, batch: _Batch, request: RangedRequest, digest_of: DigestOf | None, urgent: bool
+    ) -> None:
+        """Fetch one planned request; its chunks are completed or failed when this returns."""
+        try:
+            async with self._budget.spend(request.length + request.plain_size, urgent=urgent):
+                # it may have waited long
+                ready = [c.chunk_idx for c in request.chunks if blob.native.is_ready(c.chunk_idx)]
+                self._reuse(batch, runs_of(sorted(ready)))
+                rest = [c for c in request.chunks if c.chunk_idx not in ready] if ready else request.chunks
+                for part in plan_requests(rest, self._limits.merge) if ready else [request]:
+                    data = await self._read(blob, part)
+                    await self._store(blob, batch, part, data, digest_of)
+        except RafsError as error:
+            batch.fail([chunk.chunk_idx for chunk in request.chunks], error)
+
+    async def _read(self, blob: OpenBlob, request: RangedRequest) -> bytes:
+        read = read_exactly(self._backend, blob.blob_id, request.offset, request.length)
+        if blob.cache.is_prepared:
+            data = await read
+        else:  # two fsyncs: not after the read but beside it
+            data, _ = await asyncio.gather(read, self._run(blob, blob.cache.prepare))
+        self._counters["requests"] += 1
+        self._counters["fetched_bytes"] += len(data)
+        return data
+
+    async def _store(
+        self, blob: OpenBlob, batch: _Batch, request: RangedRequest, data: bytes, digest_of: DigestOf | None
+    ) -> None:
+        async def work(piece: list[Chunk]) -> None:
+            outcome = await self._run(blob, lambda: _decode(blob, request.offset, data, piece, digest_of))
+            batch.complete(outcome.done)
+            for index, error in outcome.failed:
+                batch.fail([index], error)
+            self._counters["fetched_chunks"] += len(outcome.done)
+            self._counters["verified_chunks"] += len(outcome.done) - outcome.unverified
+            self._counters["unverified_chunks"] += outcome.unverified
+
+        in_order = sorted(request.chunks)
+        with blob.cache.filling():
+            await asyncio.gather(*map(work, split_work(in_order, self._limits.work_size)))
+
+    async def _run(self, blob: OpenBlob, job: Callable[[], _Result]) -> _Result:
+        """Run in a thread, and let `stop` know of it: a cancelled await does not end a thread."""
+        future: Future[_Result] = self._pool.submit(job)
+        blob.jobs.add(future)  # type: ignore[arg-type]
+        future.add_done_callback(blob.jobs.discard)
+        return await asyncio.wrap_future(future)
+
+
+_COUNTERS = (
+    "requests",
+    "fetched_bytes",
+    "fetched_chunks",
+    "verified_chunks",
+    "unverified_chunks",
+    "reused_chunks",
+    "salvaged_chunks",
+    "failed_chunks",
+)
+
+
+def _is_intact(blob: OpenBlob, chunk: Chunk, digest_of: DigestOf) -> bool:
+    expected = digest_of(chunk.chunk_idx)
+    if expected is None:
+        return False
+    data = blob.cache.read_unmarked(chunk)
+    return data is not None and chunk_digest(data, blob.meta.record.digester) == expected
+
+
+def _decode(
+    blob: OpenBlob, offset: int, data: bytes, chunks: list[Chunk], digest_of: DigestOf | None
+) -> _Outcome:
+    """In a thread: decode, verify and write chunks out of `data`, which was read at `offset` of the blob."""
+    outcome = _Outcome()
+    record = blob.meta.record
+    view = memoryview(data)
+    for chunk in chunks:
+        start = chunk.compressed_offset - offset
+        stored = view[start : start + chunk.compressed_size]
+        try:
+            compressor = record.compressor if chunk.is_compressed else Compressor.NONE
+            plain = decode_chunk(stored, compressor=compressor, size=chunk.uncompressed_size)
+            expected = digest_of(chunk.chunk_idx) if digest_of else None
+            if expected is None:
+                outcome.unverified += 1
+            else:
+                verify_chunk(plain, record.digester, expected)
+            blob.cache.write([(chunk, plain)])
+            outcome.done.append(chunk.chunk_idx)
+        except RafsError as error:
+            outcome.failed.append((chunk.chunk_idx, error))
+    return outcome
