@@ -24,6 +24,7 @@ SANITIZED_TESTS ?= tests/native
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
+.SECONDARY: $(C_OBJECTS)
 .DELETE_ON_ERROR:
 .PHONY: help setup build lint warnings test-c test test-sanitized demo bench clean
 
@@ -49,19 +50,22 @@ lint: $(EXTENSION) ## ruff and mypy
 	$(PY) -m mypy
 
 warnings: $(SETUP) ## the C sources under gcc and clang, every warning an error
+	@echo gcc and clang -Werror: native/c
 	@set -e; for compiler in gcc clang; do for source in $(C_SOURCES); do \
-		$$compiler $(C_FLAGS) -O2 -fsyntax-only $$source; done; done
+		$$compiler $(C_FLAGS) -O2 -c -o /dev/null $$source; done; done
 
 test-c: $(C_TESTS) ## tests/native/*.c under ASan and UBSan
 	@set -e; for program in $(C_TESTS); do echo $$program; $$program; done
 
 build/sanitized-c/%.o: native/c/%.c $(C_HEADERS) | $(SETUP)
 	@mkdir -p $(@D)
-	gcc $(C_FLAGS) $(SANITIZE) -O1 -c -o $@ $<
+	@echo gcc $<
+	@gcc $(C_FLAGS) $(SANITIZE) -O1 -c -o $@ $<
 
 build/sanitized-c/test_%: tests/native/test_%.c $(wildcard tests/native/*.h) $(C_OBJECTS) $(C_HEADERS) | $(SETUP)
 	@mkdir -p $(@D)
-	gcc $(C_FLAGS) $(SANITIZE) -O1 -Itests/native -o $@ $< $(C_OBJECTS)
+	@echo gcc $<
+	@gcc $(C_FLAGS) $(SANITIZE) -O1 -Itests/native -o $@ $< $(C_OBJECTS)
 
 test: lint warnings test-c ## everything: lint, C warnings, C tests, pytest
 	$(PY) -m pytest
