@@ -54,8 +54,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "build",
         help="build a RAFS image from a directory",
         description="Build a RAFS v6 image from a directory: one metadata file (bootstrap) and one data "
-        "blob, named by its SHA-256. The same directory gives the same bytes. Existing files are replaced only by "
-        "complete ones.",
+        "blob, named by its SHA-256. The same directory gives the same bytes. Existing "
+        "files are replaced only by complete ones.",
     )
     parser.add_argument("source", metavar="SOURCE", help="directory to build from; must not change meanwhile")
     parser.add_argument(

@@ -58,6 +58,11 @@ class ChunkStore:
         """Which chunk_key()s are in; may be asked from any thread."""
         return self._by_key
 
+    @property
+    def data_size(self) -> int:
+        """Bytes in all chunks together."""
+        return sum(self._sizes)
+
     def find(self, key: bytes) -> int | None:
         return self._by_key.get(key)
 

@@ -77,6 +77,7 @@ class BuildResult:
     entry_count: int
     inode_count: int
     data_size: int  # of all files, hard links once
+    distinct_size: int  # the same, repeated chunks once
     chunk_count: int  # chunks of all files, repeated ones too; blob.chunk_count are the distinct ones
     warnings: tuple[str, ...]
 
@@ -130,6 +131,7 @@ def build_image(
         entry_count=tree.entry_count,
         inode_count=len(tree.inodes),
         data_size=sum(inode.size for inode in files),
+        distinct_size=chunks.data_size,
         chunk_count=sum(len(inode.chunks) for inode in files),
         warnings=tuple(tree.warnings),
     )
