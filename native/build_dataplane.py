@@ -37,7 +37,14 @@ ffibuilder.set_source(
     depends=[str(p.relative_to(NATIVE.parent)) for d in ("c", "decl") for p in (NATIVE / d).glob("*.h")],
     include_dirs=["native/c", "native/decl"],
     # cffi's own generated code is not held to our warnings
-    extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-fno-strict-aliasing", *shlex.split(os.environ.get("VHOSTFS_CFLAGS", ""))],
+    extra_compile_args=[
+        "-std=gnu11",
+        "-D_GNU_SOURCE",
+        "-O2",
+        "-g",
+        "-fno-strict-aliasing",
+        *shlex.split(os.environ.get("VHOSTFS_CFLAGS", "")),
+    ],
     libraries=["pthread"],
 )
 

@@ -234,7 +234,9 @@ class Image(_Handle):
     def inode(self, nid: int) -> Inode:
         out = ffi.new("struct vfs_inode *")
         check(lib.vfs_image_inode(self.c, nid, out), f"nid {nid}")
-        return Inode(nid, out.mode, out.uid, out.gid, out.size, out.mtime, out.mtime_nsec, out.nlink, out.rdev)
+        return Inode(
+            nid, out.mode, out.uid, out.gid, out.size, out.mtime, out.mtime_nsec, out.nlink, out.rdev
+        )
 
     def lookup(self, nid: int, name: bytes) -> int:
         """Nid of `name` in directory `nid`. Raises FileNotFoundError."""
@@ -263,7 +265,9 @@ class Image(_Handle):
         while offset < end:
             check(lib.vfs_image_map(self.c, nid, offset, end - offset, out), f"nid {nid} at {offset}")
             is_chunk = out.kind == lib.VFS_EXTENT_CHUNK
-            inline = bytes(ffi.buffer(out.inline_data, out.length)) if out.kind == lib.VFS_EXTENT_INLINE else None
+            inline = (
+                bytes(ffi.buffer(out.inline_data, out.length)) if out.kind == lib.VFS_EXTENT_INLINE else None
+            )
             yield Extent(
                 offset,
                 out.length,
@@ -302,7 +306,9 @@ class Device(_Handle):
         self.queue_count = num_request_queues + 1
         pointer = lib.vfs_device_new(store.c, self.queue_count, miss_timeout_ms * 1_000_000, poll_us * 1000)
         if pointer == ffi.NULL:
-            raise OSError(ffi.errno, f"device with {num_request_queues} request queues: {os.strerror(ffi.errno)}")
+            raise OSError(
+                ffi.errno, f"device with {num_request_queues} request queues: {os.strerror(ffi.errno)}"
+            )
         super().__init__(pointer)
         self._served: tuple[Image, list[Blob]] | None = None
 

@@ -39,10 +39,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     where.add_argument("--fd", metavar="N", type=int, help="an inherited descriptor that listens already")
     parser.add_argument("--bootstrap", metavar="FILE", type=Path, required=True, help="the image's metadata")
     parser.add_argument(
-        "--blob-dir", metavar="DIR", type=Path, required=True, help="where its data blobs lie, named by their ids"
+        "--blob-dir",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="where its data blobs lie, named by their ids",
     )
     parser.add_argument(
-        "--cache-dir", metavar="DIR", type=Path, default=default_cache_dir(), help="where fetched chunks are kept"
+        "--cache-dir",
+        metavar="DIR",
+        type=Path,
+        default=default_cache_dir(),
+        help="where fetched chunks are kept",
     )
     parser.add_argument(
         "--tag", help="the device's tag, for front-ends that ask the back-end for it (QEMU has its own)"
@@ -64,15 +72,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=DEFAULT_POLL_US,
         help="microseconds that a queue is watched at most before its thread sleeps; 0: never",
     )
-    parser.add_argument("--statistics", metavar="FILE", type=Path, help="write counters as JSON here at the end")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="what to log")
+    parser.add_argument(
+        "--statistics", metavar="FILE", type=Path, help="write counters as JSON here at the end"
+    )
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="what to log"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until told to stop. 0 after a clean end, 1 when it could not begin."""
     logging.basicConfig(
-        level=arguments.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=arguments.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     from vhostfs.daemon import StartError, serve  # heavy: after the arguments are known to be good
 

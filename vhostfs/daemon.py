@@ -12,10 +12,11 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -32,6 +33,9 @@ from virtqueue.offer import virtio_fs_offer
 from virtqueue.server import Server
 
 log = logging.getLogger(__name__)
+
+#: Whoever sends SIGTERM expects the end within a second.
+STOP_DEADLINE_S = 0.9
 
 
 class StartError(Exception):
@@ -135,6 +139,19 @@ async def _serve(options: ServeOptions) -> None:
         log.debug("ready after %.0f ms", (time.monotonic() - started) * 1000)
         await daemon.run()
         log.info("stopping")
+        _give_up_after(STOP_DEADLINE_S)
+
+
+def _give_up_after(seconds: float) -> None:
+    """End the process, whatever it waits for, unless it has ended by then. The cache bears that (rafs.cache)."""
+
+    def give_up() -> None:
+        log.error("not stopped after %s s (a disk that does not answer?): giving up", seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
 
 
 def _listen(options: ServeOptions) -> Listener:
@@ -146,8 +163,8 @@ def _listen(options: ServeOptions) -> Listener:
 
 
 @asynccontextmanager
-async def _background(work: object) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
     try:
         yield
     finally:

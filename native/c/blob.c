@@ -13,6 +13,8 @@
 #include "barrier.h"
 #include "rafs_format.h"
 
+#define MAX_LOCKED (16u << 20)
+
 struct chunk_store *chunk_store_new(void)
 {
     struct chunk_store *store = calloc(1, sizeof(*store));
@@ -99,6 +101,10 @@ static int map_file(int fd, int protection, size_t *length, uint8_t **out)
     map = mmap(NULL, *length, protection, MAP_SHARED, fd, 0);
     if (map == MAP_FAILED)
         return -errno;
+    /* Queue threads look at these pages at every read: they must not wait for a disk to get them
+     * back. Best effort, and only while it is cheap: 16 MiB are the records of a million chunks. */
+    if (*length <= MAX_LOCKED)
+        (void)!mlock(map, *length);
     *out = map;
     return 0;
 }
