@@ -39,8 +39,6 @@ class SplitDevice:
                     raise BrokenRing("bad indirect descriptor")
                 found += self._descs(gpa, length // 16, 0, nested=True)
                 return found
-            if not length:
-                raise BrokenRing("empty descriptor")
             if found and found[-1][2] & layout.DESC_WRITE and not flags & layout.DESC_WRITE:
                 raise BrokenRing("readable after writable")
             found.append((gpa, length, flags))
