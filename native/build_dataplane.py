@@ -17,7 +17,6 @@ from cffi import FFI
 NATIVE = Path(__file__).resolve().parent
 #: (header, whether its structs are packed), in dependency order
 DECLARATIONS = [("rafs_v6.h", True), ("dataplane.h", False)]
-WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wno-unused-parameter"]
 
 
 def declarations(header: str) -> str:

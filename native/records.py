@@ -14,6 +14,8 @@ from typing import Any
 
 from native._dataplane import ffi
 
+#: as a plain callable: the type checker cannot know fields that are known at run time only
+_named_tuple: Callable[..., Callable[..., Any]] = namedtuple
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -36,10 +38,11 @@ class Record:
         self._struct = struct.Struct(layout)
         assert self._struct.size == self.size
         self._zeros = zeros
-        self._make: Callable[..., Any] = namedtuple(name, list(zeros))
+        self._make = _named_tuple(name, list(zeros))
 
     def pack(self, **fields: int | bytes) -> bytes:
-        """Return `size` bytes. Raises `struct.error` for a value out of range, TypeError for an unknown field."""
+        """Return `size` bytes. Raises `struct.error` for a value out of range, TypeError for a
+        field that the struct does not have."""
         if not fields.keys() <= self._zeros.keys():
             raise TypeError(f"struct {self.name} has no {sorted(fields.keys() - self._zeros.keys())}")
         return self._struct.pack(*{**self._zeros, **fields}.values())

@@ -18,7 +18,7 @@ class Image(dataplane.Image):
     """A RAFS v6 bootstrap; see `native.dataplane.Image` for what each call raises."""
 
     def resolve(self, path: bytes) -> int:
-        """Nid of an absolute path; symlinks are not followed. Raises FileNotFoundError, NotADirectoryError."""
+        """Nid of an absolute path, symlinks not followed. Raises FileNotFoundError, NotADirectoryError."""
         nid = self.root_nid
         for name in path.split(b"/"):
             if name:

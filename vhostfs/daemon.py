@@ -143,7 +143,7 @@ async def _serve(options: ServeOptions) -> None:
 
 
 def _give_up_after(seconds: float) -> None:
-    """End the process, whatever it waits for, unless it has ended by then. The cache bears that (rafs.cache)."""
+    """End the process, whatever it waits for, unless it has ended by then. The cache bears that."""
 
     def give_up() -> None:
         log.error("not stopped after %s s (a disk that does not answer?): giving up", seconds)
