@@ -56,8 +56,7 @@ class BlobTail:
         self._bootstrap_digests = bootstrap_digests
         self._toc: Toc | None = None
         self._meta_is_checked = False
-        self._digest_of: DigestOf | None = None
-        self._has_digests: bool | None = None  # None: not looked for yet
+        self._sources: list[DigestOf] | None = None  # None: not looked for yet
         self._loading = asyncio.Lock()
         self.meta_fd = -1
         self._digest_fd = -1
@@ -84,45 +83,38 @@ class BlobTail:
 
         Raises as `load_meta` does; the next call tries again.
         """
-        if self._has_digests is None:
-            async with self._loading:
-                if self._has_digests is None:
-                    self._digest_of = await self._find_digests()
-                    self._has_digests = self._digest_of is not None
-        return self._digest_of
+        async with self._loading:
+            if self._sources is None:
+                self._sources = await self._find_digests()
+            return _first_of(self._sources) if self._sources else None
 
     def add_bootstrap_digests(self, digests: Digests | None) -> None:
         """Another image uses the blob and has a chunk table: take that if there was none."""
-        if digests is not None and self._bootstrap_digests is None:
+        if digests and not self._bootstrap_digests:
             self._bootstrap_digests = digests
-            if self._has_digests is False:
-                self._has_digests = None
+            self._sources = None
 
-    async def _find_digests(self) -> DigestOf | None:
+    async def _find_digests(self) -> list[DigestOf]:
         toc = await self._load_toc()
         if toc is not None and not self._meta_is_checked:
             await self._in_thread(lambda: self._check_meta_in_use(toc))
-        from_bootstrap = self._from_bootstrap()
-        if from_bootstrap is not None and not (toc and toc.is_authentic):
-            return from_bootstrap
-        if Feature.INLINED_CHUNK_DIGEST not in self.record.features:
-            if from_bootstrap is None:
-                log.warning(
-                    "blob %s: the image carries no chunk digests; its data is not verified",
-                    self.record.blob_id,
-                )
-            return from_bootstrap
-        entry = self._entry(toc, "blob.digest")
-        if entry.codec != RAFS_TOC_STORED or entry.stored_size != self.record.chunk_count * DIGEST_SIZE:
-            raise ImageCorrupt(f"blob {self.record.blob_id}: its blob.digest has {entry.stored_size} bytes")
-        if not await self._in_thread(lambda: self._open_cached_digests(entry)):
-            content = await read_exactly(self._backend, self.record.blob_id, entry.offset, entry.stored_size)
-            await self._in_thread(lambda: self._store_digests(entry, content))
-        return self._read_digest
+        sources: list[DigestOf] = []
+        given = self._bootstrap_digests
+        if given:
+            sources.append(given.get if isinstance(given, Mapping) else given)
+        if Feature.INLINED_CHUNK_DIGEST in self.record.features:
+            await self._open_digests(self._entry(toc, "blob.digest"))
+            # what is vouched for by the blob table goes first: it is complete, and costs no memory
+            sources.insert(0 if toc is not None and toc.is_authentic else len(sources), self._read_digest)
+        return sources
 
-    def _from_bootstrap(self) -> DigestOf | None:
-        digests = self._bootstrap_digests
-        return digests.get if isinstance(digests, Mapping) else digests
+    async def _open_digests(self, entry: TocEntry) -> None:
+        record = self.record
+        if entry.codec != RAFS_TOC_STORED or entry.stored_size != record.chunk_count * DIGEST_SIZE:
+            raise ImageCorrupt(f"blob {record.blob_id}: its blob.digest has {entry.stored_size} bytes")
+        if not await self._in_thread(lambda: self._open_cached_digests(entry)):
+            content = await read_exactly(self._backend, record.blob_id, entry.offset, entry.stored_size)
+            await self._in_thread(lambda: self._store_digests(entry, content))
 
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -228,6 +220,8 @@ class BlobTail:
     # blob.digest
 
     def _open_cached_digests(self, entry: TocEntry) -> bool:
+        if self._digest_fd >= 0:
+            return True
         path = self._cache.metadata_path("digest")
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -264,3 +258,10 @@ class BlobTail:
         if len(digest) != DIGEST_SIZE:
             raise CacheError(f"{self._cache.metadata_path('digest')} was cut; remove it and restart")
         return digest
+
+
+def _first_of(sources: list[DigestOf]) -> DigestOf:
+    def digest_of(chunk_idx: int) -> bytes | None:
+        return next((digest for source in sources if (digest := source(chunk_idx)) is not None), None)
+
+    return digest_of

@@ -53,6 +53,7 @@ class OpenBlob:
     cache: CachedBlob
     tail: BlobTail
     users: int = 1
+    said_unverified: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     jobs: set[Future[object]] = field(default_factory=set)
 
@@ -237,6 +238,11 @@ class Fetcher:
             self._counters["fetched_chunks"] += len(outcome.done)
             self._counters["verified_chunks"] += len(outcome.done) - outcome.unverified
             self._counters["unverified_chunks"] += outcome.unverified
+            if outcome.unverified and not blob.said_unverified:
+                blob.said_unverified = True
+                log.warning(
+                    "blob %s: the image carries no chunk digests; its data is not verified", blob.blob_id
+                )
 
         in_order = sorted(request.chunks)
         with blob.cache.filling():
