@@ -5,10 +5,13 @@ They stand outside the repo: where VHOSTFS_SHARED says, or in ../shared beside i
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 from pathlib import Path
 
 import pytest
+import uvloop
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -26,3 +29,14 @@ def shared_dir() -> Path:
 def fixtures_dir(shared_dir: Path) -> Path:
     """Images that other builders made: data only."""
     return shared_dir / "fixtures"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine function, on the daemon's own kind of event loop."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(pyfuncitem.obj(**arguments))
+    return True
