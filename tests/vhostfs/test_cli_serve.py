@@ -108,7 +108,7 @@ def test_a_socket_in_use_is_refused(image: BuiltImage, tmp_path: Path) -> None:
 
 
 def test_a_bad_start_is_one_line_and_status_1(image: BuiltImage, tmp_path: Path) -> None:
-    command = [
+    command: list[str | Path] = [
         sys.executable,
         "-m",
         "vhostfs",

@@ -115,7 +115,7 @@ async def test_a_guest_waits_no_longer_than_the_deadline(image: BuiltImage, tmp_
 async def test_ends_while_reads_wait_for_their_chunks(image: BuiltImage, tmp_path: Path) -> None:
     backend = GatedBackend(image.blob_dir)
     async with Daemon(image.options(tmp_path), backend=backend) as daemon:
-        guest = await asyncio.to_thread(Guest, daemon.options.socket)
+        guest = await asyncio.to_thread(Guest, str(daemon.options.socket))
         big = await asyncio.to_thread(guest.fuse.walk, b"/big")
         for offset in range(0, 1 << 20, 1 << 17):
             await asyncio.to_thread(guest.fuse.submit_read, big.nodeid, offset, 4096)
@@ -142,7 +142,7 @@ async def test_front_ends_come_and_vanish_and_leave_nothing(image: BuiltImage, t
         expected = (image.source / "dir" / "file3").read_bytes()
 
         async def cycle(number: int) -> None:
-            guest = await asyncio.to_thread(Guest, daemon.options.socket)
+            guest = await asyncio.to_thread(Guest, str(daemon.options.socket))
             assert await asyncio.to_thread(guest.read, b"/dir/file3") == expected
             if number % 2:  # with requests under way
                 big = await asyncio.to_thread(guest.fuse.walk, b"/big")
