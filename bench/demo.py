@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.guest import debian
-from tests.guest.backend import BackendError, Image, run_on_image
+from tests.guest.backend import BackendError, Image, Statistics, run_on_image
 from tests.guest.kernel import KernelError
 from tests.guest.programs import ProgramError
 from tests.guest.vm import Guest, GuestError, Result
@@ -83,11 +83,11 @@ class Run:
     program_s: float
     guest_s: float  # boot to power-off
     answer: Answer
-    counted: dict[str, int]
+    counted: Statistics
 
     @property
     def hit_ratio(self) -> float:
-        return self.counted["hits"] / max(1, self.counted["hits"] + self.counted["misses"])
+        return self.counted.hits / max(1, self.counted.reads)
 
 
 def run(guest: Guest, image: Image, name: str) -> Run:
@@ -98,7 +98,7 @@ def run(guest: Guest, image: Image, name: str) -> Run:
     return _measured(result.check(), counted)
 
 
-def _measured(result: Result, counted: dict[str, int]) -> Run:
+def _measured(result: Result, counted: Statistics) -> Run:
     start, first_byte, answer, end = result.lines
     at = [float(stamp) for stamp in (start, first_byte, end)]
     return Run(at[1] - at[0], at[2] - at[1], result.seconds, Answer(**json.loads(answer)), counted)
@@ -142,12 +142,12 @@ def run_table(cold: Run, warm: Run, blob_bytes: int) -> Table:
     row("mount to first byte", *(f"{r.first_byte_s * 1000:.0f} ms" for r in runs))
     row("program, start to end", *(f"{r.program_s:.2f} s" for r in runs))
     row("guest, boot to power-off", *(f"{r.guest_s:.1f} s" for r in runs), end_section=True)
-    row("FUSE requests", *(f"{r.counted['requests']:,}" for r in runs))
-    row("reads that hit / missed", *(f"{r.counted['hits']:,} / {r.counted['misses']:,}" for r in runs))
+    row("FUSE requests", *(f"{r.counted.requests:,}" for r in runs))
+    row("reads that hit / missed", *(f"{r.counted.hits:,} / {r.counted.misses:,}" for r in runs))
     row("hit ratio", *(f"{r.hit_ratio:.1%}" for r in runs), end_section=True)
-    row("chunks fetched", *(f"{r.counted['chunks_fetched']:,}" for r in runs))
-    row("reads of the blob", *(f"{r.counted['backend_requests']:,}" for r in runs))
-    fetched = [r.counted["bytes_fetched"] for r in runs]
+    row("chunks fetched", *(f"{r.counted.chunks_fetched:,}" for r in runs))
+    row("reads of the blob", *(f"{r.counted.backend_requests:,}" for r in runs))
+    fetched = [r.counted.bytes_fetched for r in runs]
     row("bytes fetched", *(format_size(count) for count in fetched))
     row("share of the blob", *(f"{count / blob_bytes:.0%}" for count in fetched))
     return table

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -79,6 +80,35 @@ class Backend:
         return self.log.read_text(errors="replace")[-4000:]
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """What a daemon counted, of what it writes with --statistics. Reads are FUSE READ requests."""
+
+    requests: int
+    reads: int
+    misses: int  # reads that had to wait for a chunk
+    backend_requests: int
+    chunks_fetched: int
+    bytes_fetched: int  # as stored in the blob
+
+    @property
+    def hits(self) -> int:
+        return self.reads - self.misses
+
+    @classmethod
+    def parse(cls, text: str) -> Statistics:
+        counted: dict[str, int] = json.loads(text)
+        names = (
+            "requests",
+            "reads",
+            "misses",
+            "fetch_requests",
+            "fetch_fetched_chunks",
+            "fetch_fetched_bytes",
+        )
+        return cls(*(counted[name] for name in names))
+
+
 class Vhostfs(Backend):
     """`vhostfs serve` for one image; `statistics()` is what it counted, once the with block has ended."""
 
@@ -90,10 +120,8 @@ class Vhostfs(Backend):
         command += ["--tag", "vhostfs", "--num-request-queues", str(queues), "--statistics", self._statistics]
         super().__init__(command, socket, work / "vhostfs.log")
 
-    def statistics(self) -> dict[str, int]:
-        """chunks_fetched, bytes_fetched, requests, hits, misses, backend_requests and more."""
-        counted: dict[str, int] = json.loads(self._statistics.read_text())
-        return counted
+    def statistics(self) -> Statistics:
+        return Statistics.parse(self._statistics.read_text())
 
 
 class Image:
@@ -131,7 +159,7 @@ def run_on_image(
     queues: int = 1,
     files: Mapping[str, bytes | Path] | None = None,
     timeout_s: float = 120,
-) -> tuple[Result, dict[str, int]]:
+) -> tuple[Result, Statistics]:
     """Serve `image` to a guest of its own that runs `script`; what came back and what the daemon counted.
 
     `work` takes the daemon's files; `cache_dir` is the chunk cache, by default an empty one below `work`.
@@ -150,10 +178,12 @@ def run_on_image(
 
 
 def is_listening(socket: Path) -> bool:
-    """Whether a process listens on `socket`; found without connecting, which a back-end would serve."""
-    accepts_connections = 0x10000  # __SO_ACCEPTCON, in the column "Flags" of /proc/net/unix
-    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
-        columns = line.split(maxsplit=7)
-        if len(columns) == 8 and columns[7] == str(socket) and int(columns[3], 16) & accepts_connections:
-            return True
-    return False
+    """Whether a back-end listens on `socket`; found without connecting, since a back-end serves who connects.
+
+    vhostfs makes the path appear when it listens. virtiofsd binds it first: then the path stands in
+    /proc/net/unix, and is up once the flag __SO_ACCEPTCON is set.
+    """
+    if not socket.exists():
+        return False
+    rows = [line.split(maxsplit=7) for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return all(int(row[3], 16) & 0x10000 for row in rows if len(row) == 8 and row[7] == str(socket))

@@ -54,9 +54,9 @@ def check(guest: Guest, image: Image, work: Path, queues: int) -> None:
     files = sorted(image.source.iterdir())
     lines = sorted(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in files)
     assert result.check().lines == lines * READERS
-    assert counted["chunks_fetched"] == distinct_chunks(image.source)
-    assert counted["bytes_fetched"] <= sum(blob.stat().st_size for blob in image.blob_dir.iterdir())
-    assert counted["misses"] > 0
+    assert counted.chunks_fetched == distinct_chunks(image.source)
+    assert counted.bytes_fetched <= sum(blob.stat().st_size for blob in image.blob_dir.iterdir())
+    assert counted.misses > 0
 
 
 def test_one_request_queue(guest: Guest, image: Image, tmp_path: Path) -> None:

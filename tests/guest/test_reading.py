@@ -60,7 +60,7 @@ def test_unmount_and_mount_again(guest: Guest, image: Image, tmp_path: Path) -> 
     """
     result, counted = run_on_image(guest, image, script, tmp_path)
     assert result.check().lines == sums(image) * 3
-    assert counted["bytes_fetched"] <= sum(f.stat().st_size for f in image.blob_dir.iterdir())
+    assert counted.bytes_fetched <= sum(f.stat().st_size for f in image.blob_dir.iterdir())
 
 
 def test_reading_again_after_the_guest_dropped_its_caches(guest: Guest, image: Image, tmp_path: Path) -> None:
@@ -75,16 +75,16 @@ def test_reading_again_after_the_guest_dropped_its_caches(guest: Guest, image: I
     """
     result, counted = run_on_image(guest, image, script, tmp_path)
     assert result.check().lines == sums(image) * 3
-    assert counted["hits"] > counted["misses"]
+    assert counted.hits > counted.misses
 
 
 def test_statfs(guest: Guest, image: Image, tmp_path: Path) -> None:
-    """A full, read-only file system of FUSE's kind that holds at least what its files hold."""
+    """A full file system of FUSE's kind, as large as the data that differs: each file's but for the zeros."""
     script = "mount -t virtiofs -o ro $TAG /mnt && stat -f -c '%t %S %b %f %a %c %d %l' /mnt"
     result, _ = run_on_image(guest, image, script, tmp_path)
     kind, block_size, blocks, free, available, files, files_free, name_length = (
         result.check().lines[0].split()
     )
     assert (kind, free, available, files_free, name_length) == ("65735546", "0", "0", "0", "255")
-    assert int(block_size) * int(blocks) >= 4 * SIZE
+    assert int(block_size) * int(blocks) >= 4 * (SIZE - (1 << 20))
     assert int(files) == 6
