@@ -291,7 +291,8 @@ class Image(_Handle):
 class Device(_Handle):
     """The virtio-fs device (native/c/device.c): queue 0 is hiprio, 1.. are request queues.
 
-    One caller at a time. Errors are OSError; EINVAL names a request that makes no sense, EFAULT
+    `shared` is for sessions with host directories or mounts that come and go; without, guests may
+    cache everything for ever. One caller at a time. Errors are OSError; EINVAL names a request that makes no sense, EFAULT
     addresses outside guest memory.
     """
 
@@ -300,25 +301,39 @@ class Device(_Handle):
         store: ChunkStore,
         *,
         num_request_queues: int = 1,
+        shared: bool = False,
         miss_timeout_ms: int = 30_000,
         poll_us: int = 50,
     ) -> None:
         self.queue_count = num_request_queues + 1
-        pointer = lib.vfs_device_new(store.c, self.queue_count, miss_timeout_ms * 1_000_000, poll_us * 1000)
+        pointer = lib.vfs_device_new(
+            store.c, self.queue_count, shared, miss_timeout_ms * 1_000_000, poll_us * 1000
+        )
         if pointer == ffi.NULL:
             raise OSError(
                 ffi.errno, f"device with {num_request_queues} request queues: {os.strerror(ffi.errno)}"
             )
         super().__init__(pointer)
-        self._served: tuple[Image, list[Blob]] | None = None
+        self._mounted: dict[str, object] = {}  # what C points into, by path
 
-    def mount(self, image: Image, blobs: Sequence[Blob]) -> None:
-        """Serve `image` at the root; `blobs` in the order of its blob table. Before a queue starts."""
+    def mount_image(self, path: str, image: Image, blobs: Sequence[Blob]) -> None:
+        """Mount `image` at an absolute path; `blobs` in the order of its blob table.
+
+        At "/" it is all that is served. Raises FileExistsError, NotADirectoryError.
+        """
         if len(blobs) != image.blob_count:
             raise ValueError(f"{len(blobs)} blobs for an image with {image.blob_count}")
         pointers = ffi.new("struct blob *[]", [blob.c for blob in blobs])
-        check(lib.vfs_device_mount(self.c, image.c, pointers), "mount")
-        self._served = (image, list(blobs))
+        check(lib.vfs_device_mount_image(self.c, os.fsencode(path), image.c, pointers), f"mount {path}")
+        self._mounted[path] = (image, list(blobs))
+
+    def umount(self, path: str) -> None:
+        """Returns when no request uses the mount; may wait for reads that are under way.
+
+        Raises FileNotFoundError.
+        """
+        check(lib.vfs_device_umount(self.c, os.fsencode(path)), f"umount {path}")
+        self._mounted.pop(path, None)
 
     def set_mem_table(self, regions: Sequence[MemoryRegion]) -> None:
         """Replace guest memory. May wait for reads that are under way."""

@@ -95,7 +95,7 @@ class Daemon:
         )
         stack.callback(self.device.close)
         stack.callback(self._write_statistics)
-        self.device.mount(image, [blob.native for blob in opened])
+        self.device.mount_image("/", image, [blob.native for blob in opened])
         server = Server(listener, offer, VirtioFsDevice(self.device))
         await stack.enter_async_context(_background(server.serve()))
         log.info("serving %s on %s", options.bootstrap, listener.path or f"descriptor {options.listen_fd}")

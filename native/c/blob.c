@@ -172,6 +172,7 @@ int blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta
     blob = calloc(1, sizeof(*blob));
     if (!blob)
         return -ENOMEM;
+    blob->references = 1;
     blob->data_fd = -1;
     blob->chunk_count = chunk_count;
     blob->uncompressed_size = uncompressed_size;
@@ -194,7 +195,20 @@ void blob_close(struct chunk_store *store, struct blob *blob)
     pthread_mutex_lock(&store->lock);
     store->blobs[blob->handle] = NULL;
     pthread_mutex_unlock(&store->lock);
-    release(blob);
+    blob_put(blob);
+}
+
+struct blob *blob_get(struct blob *blob)
+{
+    __atomic_fetch_add(&blob->references, 1, __ATOMIC_RELAXED); /* the caller has one already */
+    return blob;
+}
+
+void blob_put(struct blob *blob)
+{
+    /* acq_rel: what others did with it happens before it goes */
+    if (__atomic_fetch_sub(&blob->references, 1, __ATOMIC_ACQ_REL) == 1)
+        release(blob);
 }
 
 bool blob_chunk_covers(const struct blob *blob, uint32_t index, uint64_t offset, uint64_t end)

@@ -21,6 +21,7 @@
 enum chunk_state { CHUNK_READY, CHUNK_PENDING, CHUNK_ABSENT };
 
 struct blob {
+    uint32_t references; /* atomic: the owner's, and one for each request that waits for a chunk */
     uint32_t handle; /* index in the store; what upcalls carry */
     int data_fd;
     bool reads_never_block;   /* the cache is in memory (tmpfs) */
@@ -62,7 +63,10 @@ void chunk_store_remove_waiter(struct chunk_store *store, struct chunk_waiter *w
 /* Duplicates data_fd, maps the two files. -EINVAL: a file's size does not fit chunk_count. */
 int blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta_fd, uint32_t chunk_count,
               uint64_t uncompressed_size, struct blob **out);
+/* Gives up the owner's reference; the files stay mapped while a request holds another. */
 void blob_close(struct chunk_store *store, struct blob *blob);
+struct blob *blob_get(struct blob *blob);
+void blob_put(struct blob *blob);
 
 /* Whether chunk `index` starts at `offset` of the uncompressed blob and holds `end` bytes or more.
  * A bootstrap that says otherwise must not be believed: the READY bit would be another chunk's. */

@@ -10,50 +10,72 @@
 
 #include "barrier.h"
 #include "image_api.h"
+#include "namespace.h"
 #include "queue.h"
+#include "rafsfs.h"
 
 #define MAX_QUEUES 65 /* hiprio and 64 request queues */
 
 struct vfs_device {
     struct chunk_store *store;
     struct fuse_server server;
+    struct namespace namespace;
     struct gpa_table memory;
     struct io_pool pool;
+    struct fuse_context pool_contexts[IO_POOL_THREADS];
     struct queue_limits limits;
     unsigned queue_count;
     struct queue queues[];
 };
 
-struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, uint64_t miss_timeout_ns, uint64_t poll_ns)
+static int init_queue(struct vfs_device *device, unsigned index)
 {
-    struct vfs_device *device;
+    struct queue *queue = &device->queues[index];
+    int err = queue_init(queue);
 
-    if (queues < 2 || queues > MAX_QUEUES) {
-        errno = EINVAL;
+    if (err)
+        return err;
+    queue->index = index;
+    queue->server = &device->server;
+    queue->memory = &device->memory;
+    queue->pool = &device->pool;
+    queue->limits = &device->limits;
+    device->queue_count++;
+    chunk_store_add_waiter(device->store, &queue->waiter);
+    fuse_add_context(&device->server, &queue->context);
+    return 0;
+}
+
+struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, int is_shared, uint64_t miss_timeout_ns, uint64_t poll_ns)
+{
+    struct vfs_device *device = NULL;
+    int err = queues < 2 || queues > MAX_QUEUES ? -EINVAL : 0;
+
+    if (!err)
+        device = calloc(1, sizeof(*device) + queues * sizeof(device->queues[0]));
+    if (!err && !device)
+        err = -ENOMEM;
+    if (err) {
+        errno = -err;
         return NULL;
     }
-    device = calloc(1, sizeof(*device) + queues * sizeof(device->queues[0]));
-    if (!device)
-        return NULL;
     device->store = device->server.store = store;
+    device->server.profile = is_shared ? FUSE_PROFILE_SHARED : FUSE_PROFILE_IMMUTABLE;
     device->limits = (struct queue_limits){ miss_timeout_ns, poll_ns };
     io_pool_init(&device->pool);
-    for (unsigned i = 0; i < queues; i++) {
-        struct queue *queue = &device->queues[i];
-        int err = queue_init(queue);
-        if (err) {
-            queue_destroy(queue);
-            vfs_device_free(device);
-            errno = -err;
-            return NULL;
-        }
-        queue->index = i;
-        queue->server = &device->server;
-        queue->memory = &device->memory;
-        queue->pool = &device->pool;
-        queue->limits = &device->limits;
-        device->queue_count++;
-        chunk_store_add_waiter(store, &queue->waiter);
+    for (unsigned i = 0; i < IO_POOL_THREADS; i++) {
+        device->pool.contexts[i] = &device->pool_contexts[i];
+        fuse_add_context(&device->server, &device->pool_contexts[i]);
+    }
+    err = fuse_mounts_init(&device->server);
+    if (!err)
+        err = namespace_init(&device->namespace, &device->server);
+    for (unsigned i = 0; i < queues && !err; i++)
+        err = init_queue(device, i);
+    if (err) {
+        vfs_device_free(device);
+        errno = -err;
+        return NULL;
     }
     return device;
 }
@@ -66,24 +88,28 @@ void vfs_device_free(struct vfs_device *device)
         chunk_store_remove_waiter(device->store, &device->queues[i].waiter);
         queue_destroy(&device->queues[i]);
     }
-    free(device->server.blobs);
+    fuse_mounts_destroy(&device->server);
+    namespace_destroy(&device->namespace);
     free(device);
 }
 
-int vfs_device_mount(struct vfs_device *device, const struct vfs_image *image, struct blob **blobs)
+static int mount(struct vfs_device *device, const char *path, struct fuse_fs *fs)
 {
-    unsigned count = image->rafs.blob_count;
-    struct blob **copy = calloc(count + 1, sizeof(struct blob *));
+    int err = fs ? namespace_mount(&device->namespace, path, fs) : -ENOMEM;
 
-    if (!copy)
-        return -ENOMEM;
-    for (unsigned i = 0; i < count; i++)
-        copy[i] = blobs[i];
-    free(device->server.blobs);
-    device->server.blobs = copy;
-    device->server.image = &image->rafs;
-    return 0;
+    if (err && fs)
+        fs->type->free(fs);
+    return err;
 }
+
+int vfs_device_mount_image(struct vfs_device *device, const char *path, const struct vfs_image *image, struct blob **blobs)
+{
+    if (image->rafs.flags & RAFS_FLAG_HAS_XATTR)
+        device->server.has_xattrs = true;
+    return mount(device, path, rafsfs_new(&image->rafs, blobs));
+}
+
+int vfs_device_umount(struct vfs_device *device, const char *path) { return namespace_umount(&device->namespace, path); }
 
 void vfs_device_pause(struct vfs_device *device)
 {

@@ -6,6 +6,9 @@
 #define FUSE_OLDEST_MINOR 31
 #define FUSE_OUR_MINOR 39 /* STATX is the newest operation answered */
 
+#if FUSE_KERNEL_MINOR_VERSION < 37
+#error "vhostfs needs the FUSE definitions of Linux 5.19 or newer"
+#endif
 #if FUSE_KERNEL_MINOR_VERSION < 39
 #define FUSE_STATX 52
 struct fuse_sx_time {

@@ -3,18 +3,6 @@
 
 #include "fuse_server.h"
 
-size_t fuse_iov_read(const struct iovec *iov, uint32_t count, void *to, size_t size)
-{
-    size_t done = 0;
-
-    for (uint32_t i = 0; i < count && done < size; i++) {
-        size_t take = iov[i].iov_len < size - done ? iov[i].iov_len : size - done;
-        memcpy((uint8_t *)to + done, iov[i].iov_base, take);
-        done += take;
-    }
-    return done;
-}
-
 uint32_t fuse_iov_slice(const struct iovec *iov, uint32_t count, uint64_t offset, uint64_t size, struct iovec *slice)
 {
     uint32_t pieces = 0;
@@ -33,8 +21,9 @@ uint32_t fuse_iov_slice(const struct iovec *iov, uint32_t count, uint64_t offset
     return pieces;
 }
 
-/* Copies from `from`, or stores zeros where it is NULL. */
-static size_t store(const struct iovec *iov, uint32_t count, uint64_t offset, const uint8_t *from, uint64_t size)
+enum direction { TAKE, STORE, ZERO };
+
+static uint64_t move(enum direction direction, const struct iovec *iov, uint32_t count, uint64_t offset, uint8_t *bytes, uint64_t size)
 {
     uint64_t done = 0;
 
@@ -43,24 +32,32 @@ static size_t store(const struct iovec *iov, uint32_t count, uint64_t offset, co
             offset -= iov[i].iov_len;
             continue;
         }
-        uint64_t take = iov[i].iov_len - offset;
-        take = take < size - done ? take : size - done;
-        if (from)
-            memcpy((uint8_t *)iov[i].iov_base + offset, from + done, take);
+        uint8_t *there = (uint8_t *)iov[i].iov_base + offset;
+        uint64_t length = iov[i].iov_len - offset;
+        length = length < size - done ? length : size - done;
+        if (direction == TAKE)
+            memcpy(bytes + done, there, length);
+        else if (direction == STORE)
+            memcpy(there, bytes + done, length);
         else
-            memset((uint8_t *)iov[i].iov_base + offset, 0, take);
+            memset(there, 0, length);
         offset = 0;
-        done += take;
+        done += length;
     }
     return done;
 }
 
+size_t fuse_iov_read(const struct iovec *iov, uint32_t count, uint64_t offset, void *to, size_t size)
+{
+    return move(TAKE, iov, count, offset, to, size);
+}
+
 size_t fuse_iov_write(const struct iovec *iov, uint32_t count, uint64_t offset, const void *from, size_t size)
 {
-    return store(iov, count, offset, from, size);
+    return move(STORE, iov, count, offset, (uint8_t *)from, size);
 }
 
 void fuse_iov_zero(const struct iovec *iov, uint32_t count, uint64_t offset, uint64_t size)
 {
-    store(iov, count, offset, NULL, size);
+    move(ZERO, iov, count, offset, NULL, size);
 }

@@ -10,8 +10,10 @@
 static void *run_jobs(void *argument)
 {
     struct io_pool *pool = argument;
+    struct fuse_context *context;
 
     pthread_mutex_lock(&pool->lock);
+    context = pool->contexts[pool->running++];
     for (;;) {
         struct io_job *job = pool->head;
         if (job) {
@@ -20,7 +22,7 @@ static void *run_jobs(void *argument)
                 pool->tail = &pool->head;
             pool->queued--;
             pthread_mutex_unlock(&pool->lock);
-            job->run(job);
+            job->run(job, context);
             pthread_mutex_lock(&pool->lock);
         } else if (pool->stopping) {
             break;

@@ -7,11 +7,16 @@
 #include <pthread.h>
 #include <stdbool.h>
 
-#define IO_POOL_THREADS 4 /* enough to keep a disk busy; more would compete with the queue threads */
+struct fuse_context;
+
+/* A disk is busy with four; the rest is for what waits long, such as fsync, so that reads of others
+ * are not behind it. Threads that never had work are never started. */
+#define IO_POOL_THREADS 16
 
 struct io_job {
     struct io_job *next;
-    void (*run)(struct io_job *job); /* on a pool thread; the job may be gone when it returns */
+    /* On a pool thread, whose context it gets. The job may be gone when it returns. */
+    void (*run)(struct io_job *job, struct fuse_context *context);
 };
 
 struct io_pool {
@@ -19,7 +24,8 @@ struct io_pool {
     pthread_cond_t work;
     struct io_job *head, **tail;
     pthread_t threads[IO_POOL_THREADS];
-    unsigned started, idle, queued;
+    struct fuse_context *contexts[IO_POOL_THREADS]; /* the caller's, one a thread */
+    unsigned started, running, idle, queued;
     bool stopping;
 };
 

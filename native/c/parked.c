@@ -25,23 +25,28 @@ struct parked {
     uint64_t deadline_ns;
     uint64_t bytes; /* of this allocation */
     uint16_t head;
-    uint64_t *gpa; /* of the writable pieces */
-    /* then: iovecs, scratch iovecs, gpas, args */
+    struct iovec *iov; /* all pieces of the chain, readable ones first */
+    uint64_t *gpa;
+    uint32_t count;
+    /* then: iov, scratch, gpa, args */
 };
 
 static struct parked *copy_request(struct queue *queue, const struct fuse_request *request)
 {
-    size_t count = request->writable_count, iov_bytes = count * sizeof(struct iovec), gpa_bytes = count * sizeof(uint64_t);
+    size_t count = request->readable_count + request->writable_count;
+    size_t iov_bytes = count * sizeof(struct iovec), gpa_bytes = count * sizeof(uint64_t);
     size_t bytes = sizeof(struct parked) + 2 * iov_bytes + gpa_bytes + request->args_size;
     struct parked *parked = malloc(bytes);
 
     if (!parked)
         return NULL;
     uint8_t *at = (uint8_t *)(parked + 1);
-    *parked = (struct parked){ .queue = queue, .request = *request, .bytes = bytes, .head = queue->chain.head };
-    parked->request.writable = memcpy(at, request->writable, iov_bytes);
+    *parked = (struct parked){ .queue = queue, .request = *request, .bytes = bytes, .head = queue->chain.head, .count = count };
+    parked->iov = memcpy(at, queue->chain.iov, iov_bytes);
+    parked->request.readable = parked->iov;
+    parked->request.writable = parked->iov + request->readable_count;
     parked->request.scratch = (struct iovec *)(at + iov_bytes);
-    parked->gpa = memcpy(at + 2 * iov_bytes, queue->chain.gpa + queue->chain.readable, gpa_bytes);
+    parked->gpa = memcpy(at + 2 * iov_bytes, queue->chain.gpa, gpa_bytes);
     parked->request.args = memcpy(at + 2 * iov_bytes + gpa_bytes, request->args, request->args_size);
     parked->deadline_ns = queue_now_ns() + queue->limits->miss_timeout_ns;
     return parked;
@@ -56,11 +61,12 @@ static void finish(struct parked *parked, int64_t result)
     free(parked);
 }
 
-static void run_in_pool(struct io_job *job)
+static void run_in_pool(struct io_job *job, struct fuse_context *context)
 {
     struct parked *parked = (struct parked *)((uint8_t *)job - offsetof(struct parked, job));
     struct queue *queue = parked->queue;
 
+    parked->request.context = context;
     parked->result = fuse_handle(queue->server, &parked->request);
     pthread_mutex_lock(&queue->lock);
     parked->next = queue->done;
@@ -82,7 +88,7 @@ static void to_pool(struct parked *parked)
     pthread_mutex_unlock(&queue->lock);
     parked->job.run = run_in_pool;
     if (io_pool_submit(queue->pool, &parked->job))
-        run_in_pool(&parked->job); /* no thread could be had: slow is better than wrong */
+        run_in_pool(&parked->job, &queue->context); /* no thread could be had: slow is better than wrong */
 }
 
 static void append(struct parked *parked)
@@ -110,6 +116,7 @@ static void wait_on(struct parked *parked)
         return;
     }
     parked->request.may_block = false;
+    parked->request.context = &parked->queue->context;
     append(parked);
     if (parked->request.wait == FUSE_WAIT_UPCALL_ROOM)
         look_again_at(parked->queue, queue_now_ns() + ROOM_RETRY_NS);
@@ -147,13 +154,22 @@ void queue_collect_done(struct queue *queue)
     }
 }
 
+/* Lets go of the chunk that it waited for. */
+static void stop_waiting(struct parked *parked)
+{
+    if (parked->request.wait_blob)
+        blob_put(parked->request.wait_blob);
+    parked->request.wait_blob = NULL;
+}
+
 /* Runs a request again. Its memory may have moved since: the table changes between turns. */
 static void run_again(struct parked *parked)
 {
     struct fuse_request *request = &parked->request;
     int64_t result;
 
-    if (vring_retranslate(parked->queue->memory, (struct iovec *)request->writable, parked->gpa, request->writable_count)) {
+    stop_waiting(parked);
+    if (vring_retranslate(parked->queue->memory, parked->iov, parked->gpa, parked->count)) {
         finish(parked, 0); /* the driver took the reply's memory away */
         return;
     }
@@ -198,7 +214,8 @@ static void answer_eio(struct parked *parked)
     struct fuse_request *request = &parked->request;
 
     QUEUE_COUNT(parked->queue, failed_misses, 1);
-    if (vring_retranslate(parked->queue->memory, (struct iovec *)request->writable, parked->gpa, request->writable_count))
+    stop_waiting(parked);
+    if (vring_retranslate(parked->queue->memory, parked->iov, parked->gpa, parked->count))
         finish(parked, 0);
     else
         finish(parked, fuse_reply_error(request, -EIO));

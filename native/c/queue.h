@@ -64,6 +64,7 @@ struct queue {
     bool attention;            /* atomic: look at order, done and parked requests */
 
     /* the thread's own */
+    struct fuse_context context;
     struct chunk_waiter waiter;      /* .parked counts the list below */
     struct parked *parked, **parked_tail;
     uint64_t parked_bytes;

@@ -28,24 +28,33 @@ void queue_complete(struct queue *queue, uint16_t head, const struct fuse_in_hea
         QUEUE_COUNT(queue, read_bytes, result > (int64_t)sizeof(struct fuse_out_header) ? (uint64_t)result - sizeof(struct fuse_out_header) : 0);
 }
 
-/* Copies header and arguments once; what the driver writes there later is never looked at. */
+/* Copies header and arguments once; what the driver writes there later is never looked at. The data
+ * of a WRITE stays where it is. */
 static void copy_request(struct queue *queue, struct fuse_request *request)
 {
     const struct vring_chain *chain = &queue->chain;
-    size_t copied = fuse_iov_read(chain->iov, chain->readable, queue->copied, sizeof(queue->copied));
+    const struct iovec *readable = chain->iov;
+    struct fuse_in_header *in = &request->in;
+    size_t copied, wanted;
 
     *request = (struct fuse_request){
-        .writable = chain->iov + chain->readable,
+        .args = queue->copied,
+        .readable = readable,
+        .readable_count = chain->readable,
+        .writable = readable + chain->readable,
         .writable_count = chain->writable,
         .writable_size = chain->writable_size,
         .scratch = queue->scratch,
+        .context = &queue->context,
     };
-    memcpy(&request->in, queue->copied, copied < sizeof(request->in) ? copied : sizeof(request->in));
-    request->args = queue->copied + sizeof(request->in);
-    if (copied < sizeof(request->in) || request->in.len < sizeof(request->in) || request->in.len > chain->readable_size)
-        request->in.opcode = 0; /* no such operation: the reply is an error, with the unique id if there was one */
-    else
-        request->args_size = (uint32_t)((copied < request->in.len ? copied : request->in.len) - sizeof(request->in));
+    copied = fuse_iov_read(readable, chain->readable, 0, in, sizeof(*in));
+    if (copied < sizeof(*in) || in->len < sizeof(*in) || in->len > chain->readable_size) {
+        in->opcode = 0; /* no such operation: the reply is an error, with the unique id if there was one */
+        return;
+    }
+    wanted = in->opcode == FUSE_WRITE ? sizeof(struct fuse_write_in) : sizeof(queue->copied);
+    wanted = wanted < in->len - sizeof(*in) ? wanted : in->len - sizeof(*in);
+    request->args_size = (uint32_t)fuse_iov_read(readable, chain->readable, sizeof(*in), queue->copied, wanted);
 }
 
 static uint64_t serve_chain(struct queue *queue)

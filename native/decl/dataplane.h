@@ -121,10 +121,12 @@ struct vfs_statistics {
 };
 
 /* `queues` counts the hiprio queue too. NULL: see errno. */
-struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, uint64_t miss_timeout_ns, uint64_t poll_ns);
+struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, int is_shared, uint64_t miss_timeout_ns, uint64_t poll_ns);
 void vfs_device_free(struct vfs_device *device);
-/* Serves `image` at the root; blobs[i] is the image's blob i. Before the first queue starts. */
-int vfs_device_mount(struct vfs_device *device, const struct vfs_image *image, struct blob **blobs);
+/* Mounts may come and go while queues run; one call at a time. blobs[i] is the image's blob i.
+ * Errors as in namespace.h. */
+int vfs_device_mount_image(struct vfs_device *device, const char *path, const struct vfs_image *image, struct blob **blobs);
+int vfs_device_umount(struct vfs_device *device, const char *path);
 int vfs_device_add_region(struct vfs_device *device, uint64_t gpa, uint64_t size, uint64_t user_addr, uint64_t mmap_offset, int fd);
 int vfs_device_remove_region(struct vfs_device *device, uint64_t gpa, uint64_t size, uint64_t user_addr);
 void vfs_device_clear_regions(struct vfs_device *device);

@@ -1,34 +1,33 @@
-/* Operations on inodes that need the metadata only. Nothing is kept between requests: a node id is
- * the image's nid, and the image never changes, so there is nothing for FORGET to release. */
+/* Operations on inodes that need the metadata only. See rafsfs.h. */
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "fuse_server.h"
+#include "rafsfs.h"
 
-int fuse_inode(const struct fuse_server *server, uint64_t nodeid, struct rafs_inode *inode)
+int rafsfs_inode(const struct rafsfs *rafsfs, uint64_t id, struct rafs_inode *inode)
 {
-    int err;
+    int err = rafs_inode_read(rafsfs->image, id == FUSE_ROOT_ID ? rafsfs->image->root_nid : id, inode);
 
-    if (!server->image)
-        return -ENODEV;
-    err = rafs_inode_read(server->image, nodeid == FUSE_ROOT_ID ? server->image->root_nid : nodeid, inode);
     return err == -EUCLEAN ? -ESTALE : err; /* a node id is the guest's word, not the image's */
 }
 
-int fuse_nodeid(const struct fuse_server *server, uint64_t nid, uint64_t *nodeid)
+int rafsfs_nodeid(const struct rafsfs *rafsfs, uint64_t nid, uint64_t *nodeid)
 {
-    *nodeid = nid == server->image->root_nid ? FUSE_ROOT_ID : nid;
-    return nid == FUSE_ROOT_ID ? -EUCLEAN : 0; /* no inode can lie there: it would be in the reserved area */
+    *nodeid = fuse_nodeid(&rafsfs->fs, nid == rafsfs->image->root_nid ? FUSE_ROOT_ID : nid);
+    /* No inode can lie at nid 1: it would be in the reserved area. */
+    return nid == FUSE_ROOT_ID || nid > FUSE_ID_MASK ? -EUCLEAN : 0;
 }
 
-void fuse_fill_attr(const struct rafs_inode *inode, struct fuse_attr *attr)
+uint64_t rafsfs_ino(const struct rafsfs *rafsfs, uint64_t nid) { return fuse_nodeid(&rafsfs->fs, nid & FUSE_ID_MASK); }
+
+void rafsfs_fill_attr(const struct rafsfs *rafsfs, const struct rafs_inode *inode, struct fuse_attr *attr)
 {
     bool is_special = S_ISCHR(inode->mode) || S_ISBLK(inode->mode);
 
     *attr = (struct fuse_attr){
-        .ino = inode->nid,
+        .ino = rafsfs_ino(rafsfs, inode->nid),
         .size = inode->size,
         .blocks = (inode->size + 511) / 512,
         .atime = inode->mtime,
@@ -46,13 +45,13 @@ void fuse_fill_attr(const struct rafs_inode *inode, struct fuse_attr *attr)
     };
 }
 
-void fuse_fill_entry(const struct rafs_inode *inode, uint64_t nodeid, struct fuse_entry_out *entry)
+void rafsfs_fill_entry(const struct rafsfs *rafsfs, const struct rafs_inode *inode, uint64_t nodeid, struct fuse_entry_out *entry)
 {
     *entry = (struct fuse_entry_out){ .nodeid = nodeid, .entry_valid = FUSE_FOREVER, .attr_valid = FUSE_FOREVER };
-    fuse_fill_attr(inode, &entry->attr);
+    rafsfs_fill_attr(rafsfs, inode, &entry->attr);
 }
 
-static int find_child(struct fuse_server *server, const struct rafs_inode *dir, const char *name, size_t length, uint64_t *nid)
+static int find_child(const struct rafsfs *rafsfs, const struct rafs_inode *dir, const char *name, size_t length, uint64_t *nid)
 {
     if (length == 1 && name[0] == '.') { /* EXPORT_SUPPORT: a file handle's inode, of any type */
         *nid = dir->nid;
@@ -60,11 +59,12 @@ static int find_child(struct fuse_server *server, const struct rafs_inode *dir, 
     }
     if (!S_ISDIR(dir->mode))
         return -ENOTDIR;
-    return rafs_lookup(server->image, dir, name, length, nid);
+    return rafs_lookup(rafsfs->image, dir, name, length, nid);
 }
 
-int64_t fuse_lookup(struct fuse_server *server, struct fuse_request *request)
+int64_t rafsfs_lookup(struct fuse_server *server, struct fuse_request *request)
 {
+    const struct rafsfs *rafsfs = rafsfs_of(request);
     const char *name = (const char *)request->args;
     size_t length = strnlen(name, request->args_size);
     struct fuse_entry_out entry = { .entry_valid = FUSE_FOREVER };
@@ -76,66 +76,53 @@ int64_t fuse_lookup(struct fuse_server *server, struct fuse_request *request)
         return -EINVAL;
     if (length > RAFS_MAX_NAME)
         return -ENAMETOOLONG;
-    err = fuse_inode(server, request->in.nodeid, &inode);
+    err = rafsfs_inode(rafsfs, request->id, &inode);
     if (!err)
-        err = find_child(server, &inode, name, length, &nid);
+        err = find_child(rafsfs, &inode, name, length, &nid);
     if (err == -ENOENT) /* node id 0: the driver may remember for ever that there is none */
         return fuse_reply(request, &entry, sizeof(entry));
     if (!err)
-        err = rafs_inode_read(server->image, nid, &inode);
+        err = rafs_inode_read(rafsfs->image, nid, &inode);
     if (!err)
-        err = fuse_nodeid(server, nid, &nodeid);
+        err = rafsfs_nodeid(rafsfs, nid, &nodeid);
     if (err)
         return err;
-    fuse_fill_entry(&inode, nodeid, &entry);
+    rafsfs_fill_entry(rafsfs, &inode, nodeid, &entry);
     return fuse_reply(request, &entry, sizeof(entry));
 }
 
-int64_t fuse_getattr(struct fuse_server *server, struct fuse_request *request)
+int64_t rafsfs_getattr(struct fuse_server *server, struct fuse_request *request)
 {
+    const struct rafsfs *rafsfs = rafsfs_of(request);
     struct fuse_attr_out out = { .attr_valid = FUSE_FOREVER };
     struct rafs_inode inode;
-    int err = fuse_inode(server, request->in.nodeid, &inode);
+    int err = rafsfs_inode(rafsfs, request->id, &inode);
 
     if (err)
         return err;
-    fuse_fill_attr(&inode, &out.attr);
+    rafsfs_fill_attr(rafsfs, &inode, &out.attr);
     return fuse_reply(request, &out, sizeof(out));
 }
 
-int64_t fuse_statx(struct fuse_server *server, struct fuse_request *request)
+int64_t rafsfs_statx(struct fuse_server *server, struct fuse_request *request)
 {
-    struct fuse_statx_out out = { .attr_valid = FUSE_FOREVER };
-    struct fuse_statx *stat = &out.stat;
+    const struct rafsfs *rafsfs = rafsfs_of(request);
     struct fuse_attr attr;
     struct rafs_inode inode;
-    int err = fuse_inode(server, request->in.nodeid, &inode);
+    int err = rafsfs_inode(rafsfs, request->id, &inode);
 
     if (err)
         return err;
-    fuse_fill_attr(&inode, &attr);
-    stat->mask = STATX_BASIC_STATS;
-    stat->blksize = attr.blksize;
-    stat->nlink = attr.nlink;
-    stat->uid = attr.uid;
-    stat->gid = attr.gid;
-    stat->mode = (uint16_t)attr.mode;
-    stat->ino = attr.ino;
-    stat->size = attr.size;
-    stat->blocks = attr.blocks;
-    stat->mtime = (struct fuse_sx_time){ .tv_sec = (int64_t)attr.mtime, .tv_nsec = attr.mtimensec };
-    stat->atime = stat->ctime = stat->mtime;
-    /* the kernel's 32-bit coding of a device number, as in struct fuse_attr */
-    stat->rdev_major = attr.rdev >> 8 & 0xFFF;
-    stat->rdev_minor = (attr.rdev & 0xFF) | (attr.rdev >> 12 & 0xFFF00);
-    return fuse_reply(request, &out, sizeof(out));
+    rafsfs_fill_attr(rafsfs, &inode, &attr);
+    return fuse_reply_statx(request, &attr, FUSE_FOREVER);
 }
 
-int64_t fuse_readlink(struct fuse_server *server, struct fuse_request *request)
+int64_t rafsfs_readlink(struct fuse_server *server, struct fuse_request *request)
 {
+    const struct rafsfs *rafsfs = rafsfs_of(request);
     struct rafs_inode inode;
     uint64_t done = 0, room = request->writable_size - sizeof(struct fuse_out_header);
-    int err = fuse_inode(server, request->in.nodeid, &inode);
+    int err = rafsfs_inode(rafsfs, request->id, &inode);
 
     if (err)
         return err;
@@ -148,7 +135,7 @@ int64_t fuse_readlink(struct fuse_server *server, struct fuse_request *request)
     while (done < inode.size) {
         const uint8_t *data;
         uint64_t length = inode.size - done;
-        err = rafs_inode_flat(server->image, &inode, done, &data, &length);
+        err = rafs_inode_flat(rafsfs->image, &inode, done, &data, &length);
         if (err)
             return err;
         fuse_iov_write(request->writable, request->writable_count, sizeof(struct fuse_out_header) + done, data, length);
@@ -161,6 +148,7 @@ int64_t fuse_readlink(struct fuse_server *server, struct fuse_request *request)
  * empty handle, and is told to keep its caches. */
 static int64_t open_inode(struct fuse_server *server, struct fuse_request *request, bool want_directory, uint32_t flags)
 {
+    const struct rafsfs *rafsfs = rafsfs_of(request);
     const struct fuse_open_in *in = (const struct fuse_open_in *)request->args;
     struct fuse_open_out out = { .open_flags = flags };
     struct rafs_inode inode;
@@ -168,9 +156,9 @@ static int64_t open_inode(struct fuse_server *server, struct fuse_request *reque
 
     if ((in->flags & O_ACCMODE) != O_RDONLY || (in->flags & (O_TRUNC | O_CREAT)))
         return -EROFS;
-    if (want_directory ? server->no_opendir : server->no_open)
+    if (server->flags & (want_directory ? FUSE_NO_OPENDIR_SUPPORT : FUSE_NO_OPEN_SUPPORT))
         return -ENOSYS;
-    err = fuse_inode(server, request->in.nodeid, &inode);
+    err = rafsfs_inode(rafsfs, request->id, &inode);
     if (err)
         return err;
     if (S_ISDIR(inode.mode) != want_directory)
@@ -178,33 +166,32 @@ static int64_t open_inode(struct fuse_server *server, struct fuse_request *reque
     return fuse_reply(request, &out, sizeof(out));
 }
 
-int64_t fuse_open(struct fuse_server *server, struct fuse_request *request)
+int64_t rafsfs_open(struct fuse_server *server, struct fuse_request *request)
 {
     return open_inode(server, request, false, FOPEN_KEEP_CACHE);
 }
 
-int64_t fuse_opendir(struct fuse_server *server, struct fuse_request *request)
+int64_t rafsfs_opendir(struct fuse_server *server, struct fuse_request *request)
 {
     return open_inode(server, request, true, FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR);
 }
 
-int64_t fuse_access(struct fuse_server *server, struct fuse_request *request)
+int64_t rafsfs_access(struct fuse_server *server, struct fuse_request *request)
 {
+    const struct rafsfs *rafsfs = rafsfs_of(request);
     const struct fuse_access_in *in = (const struct fuse_access_in *)request->args;
     struct rafs_inode inode;
-    int err = fuse_inode(server, request->in.nodeid, &inode);
+    int err = rafsfs_inode(rafsfs, request->id, &inode);
 
     /* Who may do what the driver decides from mode and ACL (default_permissions); nobody may write. */
     return err ? err : in->mask & W_OK ? -EROFS : 0;
 }
 
-int64_t fuse_statfs(struct fuse_server *server, struct fuse_request *request)
+int64_t rafsfs_statfs(struct fuse_server *server, struct fuse_request *request)
 {
     struct fuse_statfs_out out = { .st = { .bsize = RAFS_BLOCK_SIZE, .frsize = RAFS_BLOCK_SIZE, .namelen = RAFS_MAX_NAME } };
-    const struct rafs_image *image = server->image;
+    const struct rafs_image *image = rafsfs_of(request)->image;
 
-    if (!image)
-        return -ENODEV;
     out.st.files = image->inos;
     out.st.blocks = image->size / RAFS_BLOCK_SIZE;
     for (unsigned i = 0; i < image->blob_count; i++)
@@ -212,12 +199,13 @@ int64_t fuse_statfs(struct fuse_server *server, struct fuse_request *request)
     return fuse_reply(request, &out, sizeof(out));
 }
 
-int64_t fuse_lseek(struct fuse_server *server, struct fuse_request *request)
+int64_t rafsfs_lseek(struct fuse_server *server, struct fuse_request *request)
 {
+    const struct rafsfs *rafsfs = rafsfs_of(request);
     const struct fuse_lseek_in *in = (const struct fuse_lseek_in *)request->args;
     struct fuse_lseek_out out;
     struct rafs_inode inode;
-    int err = fuse_inode(server, request->in.nodeid, &inode);
+    int err = rafsfs_inode(rafsfs, request->id, &inode);
 
     if (err)
         return err;

@@ -10,10 +10,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "fuse_server.h"
+#include "rafsfs.h"
 
-/* A READ of FUSE_MAX_READ touches at most this many chunks of the smallest size. */
-#define MAX_EXTENTS (FUSE_MAX_READ / RAFS_MIN_CHUNK_SIZE + 1)
+/* A READ of FUSE_MAX_IO touches at most this many chunks of the smallest size. */
+#define MAX_EXTENTS (FUSE_MAX_IO / RAFS_MIN_CHUNK_SIZE + 1)
 
 struct piece {
     struct blob *blob;         /* NULL: from inline_data, or zeros where that is NULL too */
@@ -29,12 +29,13 @@ struct plan {
 
 /* Chunks that are not READY, gathered into runs so that a run is one upcall. */
 struct missing {
+    struct blob *first_blob; /* of the first one of all */
     struct blob *blob;
     uint32_t first, count;
     bool ring_full;
 };
 
-static void ask(struct fuse_server *server, struct fuse_request *request, struct missing *missing)
+static void ask(struct fuse_server *server, struct missing *missing)
 {
     if (missing->count && !blob_request(server->store, missing->blob, missing->first, missing->count))
         missing->ring_full = true;
@@ -44,14 +45,14 @@ static void ask(struct fuse_server *server, struct fuse_request *request, struct
 static void add_missing(struct fuse_server *server, struct fuse_request *request, struct missing *missing, struct blob *blob, uint32_t chunk)
 {
     if (!missing->blob) { /* park on the first one; the others are looked at when it is there */
-        request->wait_blob = blob;
+        missing->first_blob = blob;
         request->wait_chunk = chunk;
     }
     if (missing->count && missing->blob == blob && chunk == missing->first + missing->count) {
         missing->count++;
         return;
     }
-    ask(server, request, missing);
+    ask(server, missing);
     missing->blob = blob;
     missing->first = chunk;
     missing->count = 1;
@@ -71,19 +72,20 @@ static void add_piece(struct plan *plan, const struct piece *piece)
 static int64_t make_plan(struct fuse_server *server, struct fuse_request *request, const struct rafs_inode *inode,
                          uint64_t offset, uint64_t size, struct plan *plan)
 {
+    const struct rafsfs *rafsfs = rafsfs_of(request);
     struct missing missing = { 0 };
 
     plan->count = 0;
     for (uint64_t end = offset + size; offset < end;) {
         struct rafs_extent extent;
-        int err = rafs_map(server->image, inode, offset, end - offset, &extent);
+        int err = rafs_map(rafsfs->image, inode, offset, end - offset, &extent);
         if (err)
             return err;
         struct piece piece = { .length = extent.length };
         if (extent.kind == RAFS_EXTENT_INLINE) {
             piece.inline_data = extent.inline_data;
         } else if (extent.kind == RAFS_EXTENT_CHUNK) {
-            piece.blob = server->blobs[extent.blob_index];
+            piece.blob = rafsfs->blobs[extent.blob_index];
             piece.offset = extent.blob_offset + extent.offset_in_chunk;
             if (!piece.blob)
                 return -ENODEV;
@@ -97,8 +99,9 @@ static int64_t make_plan(struct fuse_server *server, struct fuse_request *reques
     }
     if (!missing.blob)
         return 0;
-    ask(server, request, &missing);
+    ask(server, &missing);
     request->wait = missing.ring_full ? FUSE_WAIT_UPCALL_ROOM : FUSE_WAIT_CHUNK;
+    request->wait_blob = blob_get(missing.first_blob); /* it may be unmounted while we wait */
     return FUSE_PARKED;
 }
 
@@ -151,13 +154,14 @@ static int64_t carry_out(struct fuse_request *request, const struct plan *plan)
     return (int64_t)(at - sizeof(struct fuse_out_header));
 }
 
-int64_t fuse_read(struct fuse_server *server, struct fuse_request *request)
+int64_t rafsfs_read(struct fuse_server *server, struct fuse_request *request)
 {
+    const struct rafsfs *rafsfs = rafsfs_of(request);
     const struct fuse_read_in *in = (const struct fuse_read_in *)request->args;
     struct rafs_inode inode;
     struct plan plan;
-    uint64_t size = in->size < FUSE_MAX_READ ? in->size : FUSE_MAX_READ;
-    int64_t result = fuse_inode(server, request->in.nodeid, &inode);
+    uint64_t size = in->size < FUSE_MAX_IO ? in->size : FUSE_MAX_IO;
+    int64_t result = rafsfs_inode(rafsfs, request->id, &inode);
 
     if (result)
         return result;
