@@ -67,9 +67,12 @@ class Server:
                 connection = Connection(sock)
                 task = asyncio.create_task(serve_frontend(connection, self._offer, self._device))
         finally:
-            if task is not None:
+            if task is not None and connection is not None:
                 task.cancel()
-                await asyncio.wait([task])
+                try:
+                    await asyncio.wait([task])
+                finally:
+                    connection.close()  # a task that is cancelled before it ran has not done so
 
     async def _accept(self) -> socket.socket:
         while True:
