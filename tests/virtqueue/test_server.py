@@ -65,7 +65,8 @@ def run_with_server(
             await asyncio.to_thread(client)
         return device
 
-    return run(main())
+    device: RecordingDevice = run(main())
+    return device
 
 
 def test_a_whole_session(run: Run[Any], path: Path) -> None:

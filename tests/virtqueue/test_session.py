@@ -10,7 +10,7 @@ from virtqueue import events
 from virtqueue.errors import ProtocolError, RequestRefused
 from virtqueue.features import ProtocolFeature, VirtioFeature
 from virtqueue.memory import MAX_MEM_SLOTS
-from virtqueue.messages import ConfigAccess, RegionBody, Request, VringAddr, VringFd, VringState
+from virtqueue.messages import Body, ConfigAccess, RegionBody, Request, VringAddr, VringFd, VringState
 from virtqueue.offer import virtio_fs_config, virtio_fs_offer
 from virtqueue.rules import RULES
 
@@ -130,7 +130,7 @@ def test_fds_go_to_the_device(
 def test_a_kick_that_comes_too_early_is_refused(request_: str, missing: str) -> None:
     talk = Talk(virtio_fs_offer(1))
     talk.say(Request.SET_PROTOCOL_FEATURES, ALL_PROTOCOL)
-    steps = {
+    steps: dict[str, tuple[Request, Body]] = {
         "features": (Request.SET_FEATURES, VERSION_1 | PROTOCOL),
         "memory": (Request.ADD_MEM_REG, REGION),
         "num": (Request.SET_VRING_NUM, VringState(1, 2)),
@@ -194,14 +194,14 @@ def test_a_running_vring_keeps_its_features(talk: Talk) -> None:
     ],
     ids=str,
 )
-def test_refusals(talk: Talk, request_: int, body: object, refusal: str) -> None:
+def test_refusals(talk: Talk, request_: int, body: Body, refusal: str) -> None:
     before = talk.session.state
-    assert talk.say(request_, body) == 1  # type: ignore[arg-type]
+    assert talk.say(request_, body) == 1
     assert refusal in talk.refusal
     assert talk.session.state is before
     assert not talk.events
     with pytest.raises(ProtocolError, match=re.escape(refusal)):
-        talk.say(request_, body, need_reply=False)  # type: ignore[arg-type]
+        talk.say(request_, body, need_reply=False)
 
 
 @pytest.mark.parametrize("num", [1, 2, 1024, 32768])
@@ -229,10 +229,10 @@ def test_log_address_counts_only_with_its_flag(talk: Talk) -> None:
         (Request.SET_CONFIG, ConfigAccess(0, 1, 0, b"x"), "CONFIG"),
     ],
 )
-def test_gates(request_: Request, body: object, feature: str) -> None:
+def test_gates(request_: Request, body: Body, feature: str) -> None:
     talk = Talk(virtio_fs_offer(1, "t"))
     talk.say(Request.SET_PROTOCOL_FEATURES, int(ProtocolFeature.REPLY_ACK))
-    assert talk.say(request_, body) == 1  # type: ignore[arg-type]
+    assert talk.say(request_, body) == 1
     assert talk.refusal == f"{request_.name} without protocol feature {feature}"
 
 
@@ -291,13 +291,13 @@ def test_a_new_table_replaces_the_old(talk: Talk) -> None:
     assert talk.say(Request.SET_MEM_TABLE, (REGION, OTHER_REGION)) == 0
     assert talk.session.state.memory.regions == (REGION, OTHER_REGION)
     assert talk.say(Request.SET_MEM_TABLE, ()) == 0
-    assert talk.session.state.memory.regions == ()
+    assert not talk.session.state.memory.regions
 
 
 def test_a_table_that_the_device_refuses_leaves_no_memory(talk: Talk) -> None:
     talk.device_error = RequestRefused("cannot be mapped")
     assert talk.say(Request.SET_MEM_TABLE, (OTHER_REGION,)) == 1
-    assert talk.session.state.memory.regions == ()
+    assert not talk.session.state.memory.regions
 
 
 def test_a_region_that_the_device_refuses_is_not_remembered(talk: Talk) -> None:

@@ -13,7 +13,17 @@ from virtqueue import events
 from virtqueue.errors import ProtocolError, RequestRefused
 from virtqueue.features import ProtocolFeature
 from virtqueue.memory import MAX_MEM_SLOTS
-from virtqueue.messages import FLAG_REPLY, HEADER, VERSION, Message, Request, VringAddr, VringFd, VringState
+from virtqueue.messages import (
+    FLAG_REPLY,
+    HEADER,
+    VERSION,
+    Body,
+    Message,
+    Request,
+    VringAddr,
+    VringFd,
+    VringState,
+)
 from virtqueue.offer import virtio_fs_offer
 from virtqueue.rules import RULES
 from virtqueue.session import Session
@@ -41,7 +51,7 @@ class AnyFrontend(RuleBasedStateMachine):
         strategy = BODIES.get(Request(request)) if request in EXAMPLES else st.binary(max_size=9)
         assert strategy is not None
         body = data.draw(strategy)
-        self.give(request, body, need_reply, refuses)  # type: ignore[arg-type]
+        self.give(request, body, need_reply, refuses)
 
     @rule(protocol=st.sampled_from([8, 0x1A209]), index=st.integers(0, 3))
     def start_a_vring(self, protocol: int, index: int) -> None:
@@ -61,9 +71,9 @@ class AnyFrontend(RuleBasedStateMachine):
                 body = replace(body, index=index)
             self.give(request, body, True, False)
 
-    def give(self, request: int, body: object, need_reply: bool, refuses: bool) -> None:
-        fds = tuple(FakeFd() for _ in range(fd_count(request, body)))  # type: ignore[arg-type]
-        message = Message(request, body, fds, need_reply)  # type: ignore[arg-type]
+    def give(self, request: int, body: Body, need_reply: bool, refuses: bool) -> None:
+        fds = tuple(FakeFd() for _ in range(fd_count(request, body)))
+        message = Message(request, body, fds, need_reply)
         before = self.session.state
         decision, event, refused = None, None, False
         try:
