@@ -1,5 +1,4 @@
 /* vhost-user messages as a front-end sends them. See front_end.h. */
-#define _GNU_SOURCE
 #include "front_end.h"
 
 #include <errno.h>
