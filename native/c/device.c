@@ -99,10 +99,8 @@ int vfs_device_resume(struct vfs_device *device)
 
     for (unsigned i = 0; i < device->queue_count; i++) {
         struct queue *queue = &device->queues[i];
-        if (queue->vq.used_user_addr && device->memory.count && vring_resolve(&queue->vq, &device->memory) && queue->started)
+        if (vring_resolve(&queue->vq, &device->memory) && queue->started)
             err = -EFAULT; /* such a ring stands still until its areas are given anew */
-        if (!device->memory.count)
-            vring_unresolve(&queue->vq);
         queue_resume(queue);
     }
     return err;
@@ -156,6 +154,7 @@ int vfs_vring_set_num(struct vfs_device *device, unsigned index, uint32_t num)
     if (queue->started)
         return -EBUSY; /* all that is sized by it is in use */
     queue->vq.num = num;
+    (void)vring_resolve(&queue->vq, &device->memory); /* addresses that do not fit the size may be given anew */
     return 0;
 }
 
@@ -169,7 +168,8 @@ int vfs_vring_set_addr(struct vfs_device *device, unsigned index, uint64_t desc,
     queue->vq.desc_user_addr = desc;
     queue->vq.avail_user_addr = avail;
     queue->vq.used_user_addr = used;
-    err = device->memory.count ? vring_resolve(&queue->vq, &device->memory) : 0;
+    queue->vq.has_addresses = true;
+    err = vring_resolve(&queue->vq, &device->memory);
     queue_resume(queue);
     return err;
 }

@@ -11,18 +11,25 @@
 static uint16_t *used_event(const struct virtqueue *vq) { return &vq->avail->ring[vq->num]; }
 static uint16_t *avail_event(const struct virtqueue *vq) { return (uint16_t *)&vq->used->ring[vq->num]; }
 
+static bool is_aligned(uint64_t user_addr, const void *hva, unsigned alignment)
+{
+    return !((user_addr | (uintptr_t)hva) & (alignment - 1));
+}
+
 int vring_resolve(struct virtqueue *vq, const struct gpa_table *memory)
 {
     uint64_t num = vq->num;
 
     vring_unresolve(vq);
-    if ((vq->desc_user_addr & 15) || (vq->avail_user_addr & 1) || (vq->used_user_addr & 3))
-        return -EFAULT;
+    if (!vq->has_addresses || !num || !memory->count)
+        return 0;
     /* The event words are part of the areas whether or not EVENT_IDX is on. */
     vq->desc = gpa_user_to_hva(memory, vq->desc_user_addr, num * sizeof(struct vring_desc));
     vq->avail = gpa_user_to_hva(memory, vq->avail_user_addr, sizeof(struct vring_avail) + num * 2 + 2);
     vq->used = gpa_user_to_hva(memory, vq->used_user_addr, sizeof(struct vring_used) + num * 8 + 2);
-    if (vq->desc && vq->avail && vq->used)
+    /* Both addresses must be aligned: a region may lie askew in its file. */
+    if (vq->desc && vq->avail && vq->used && is_aligned(vq->desc_user_addr, vq->desc, 16) &&
+        is_aligned(vq->avail_user_addr, vq->avail, 2) && is_aligned(vq->used_user_addr, vq->used, 4))
         return 0;
     vring_unresolve(vq);
     return -EFAULT;

@@ -23,8 +23,9 @@ struct virtqueue {
     /* set by the control plane */
     uint32_t num; /* queue size, a power of two */
     uint64_t desc_user_addr, avail_user_addr, used_user_addr;
+    bool has_addresses; /* the three are set: 0 is an address like others */
     bool event_idx, indirect;
-    /* resolved from the above by vring_resolve; NULL while the ring has no memory */
+    /* resolved from size and addresses by vring_resolve; NULL while the ring has no memory */
     const struct vring_desc *desc;
     struct vring_avail *avail;
     struct vring_used *used;
@@ -48,7 +49,8 @@ struct vring_chain {
     uint16_t head;
 };
 
-/* Turns the user addresses into pointers. -EFAULT: an area is outside guest memory or misaligned. */
+/* Turns the user addresses into pointers, once they and the size are set; again whenever one of
+ * them, or the memory, has changed. -EFAULT: an area is outside guest memory or misaligned. */
 int vring_resolve(struct virtqueue *vq, const struct gpa_table *memory);
 void vring_unresolve(struct virtqueue *vq);
 
