@@ -115,6 +115,7 @@ async def serve_frontend(connection: Connection, offer: Offer, device: Device) -
 async def answer(session: Session, device: Device, message: Message) -> bytes:
     """Take one message through session and device. The reply's bytes, or empty; ProtocolError."""
     decision = None
+    log.debug("%s %s%s", message.name, message.body, " need_reply" if message.need_reply else "")
     try:
         decision = session.receive(message)
         result = None if decision.event is None else await device.apply(decision.event)

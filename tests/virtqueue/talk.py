@@ -53,6 +53,10 @@ class Talk:
         assert reply[:12] == request.to_bytes(4, "little") + b"\5\0\0\0" + b"\x08\0\0\0"
         return int.from_bytes(reply[12:], "little")
 
+    def tell(self, request: int, body: Body = None) -> None:
+        """Say it without asking for an answer, and get none."""
+        assert self.say(request, body, need_reply=False) is None
+
     def number(self, request: Request) -> int:
         value = self.say(request, need_reply=False)
         assert value is not None

@@ -25,7 +25,7 @@ from virtqueue.messages import (
     VringState,
 )
 from virtqueue.offer import virtio_fs_offer
-from virtqueue.rules import RULES
+from virtqueue.rules import RULES, State
 from virtqueue.session import Session
 
 
@@ -96,10 +96,10 @@ class AnyFrontend(RuleBasedStateMachine):
             if not isinstance(event, events.MemTableSet):
                 assert self.session.state == before
         else:
-            self.follow(event)
+            self.follow(event, before)
         self.check_reply(request, need_reply, reply, refused)
 
-    def follow(self, event: events.Event | None) -> None:
+    def follow(self, event: events.Event | None, before: State) -> None:
         match event:
             case events.VringKickSet(index):
                 self.running.add(index)
@@ -108,7 +108,8 @@ class AnyFrontend(RuleBasedStateMachine):
             case events.DeviceReset():
                 self.running.clear()
             case events.VringNumSet(index) | events.VringBaseSet(index):
-                assert index not in self.running
+                assert index not in self.running or not before.vrings[index].enabled
+                self.running.discard(index)
 
     def check_reply(self, request: int, need_reply: bool, reply: bytes, refused: bool) -> None:
         replies = request in RULES and RULES[request].replies
