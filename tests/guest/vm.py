@@ -110,8 +110,8 @@ class Guest:
             "none",
             "-no-reboot",
         ]
-        # One thread for all CPUs. With a thread each, a kernel that patches its own code (static keys) may run
-        # into the breakpoint that it set, where a CPU's translated code is old, and die: "Oops: int3".
+        # One thread for all CPUs. With a thread each, a kernel that patches its own code (static keys) may
+        # run into the breakpoint that it set, where a CPU's translated code is old, and die: "Oops: int3".
         accel = os.environ.get("VHOSTFS_GUEST_ACCEL", "tcg,thread=single")
         command += ["-accel", accel, "-cpu", "max,la57=off"]
         command += ["-smp", str(self.cpus), "-m", memory]
