@@ -11,7 +11,7 @@ from virtqueue import events
 from virtqueue.errors import RequestRefused
 from virtqueue.listener import Listener
 from virtqueue.offer import Offer, virtio_fs_offer
-from virtqueue.server import Server
+from virtqueue.server import Device, Server
 
 
 class RecordingDevice:
@@ -52,7 +52,7 @@ class RecordingDevice:
 
 
 @contextlib.asynccontextmanager
-async def serving(path: Path, device: RecordingDevice, offer: Offer | None = None) -> AsyncIterator[Server]:
+async def serving(path: Path, device: Device, offer: Offer | None = None) -> AsyncIterator[Server]:
     """A server at ``path`` until the block ends."""
     listener = Listener.bind(str(path))
     server = Server(listener, offer or virtio_fs_offer(1), device)
