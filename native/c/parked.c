@@ -15,6 +15,7 @@
 #include "queue.h"
 
 #define ROOM_RETRY_NS 2000000 /* the upcall ring is full: its consumer is busy, look again in 2 ms */
+#define SPARE_PIECES 8        /* for buffers that the next memory table cuts in two */
 
 struct parked {
     struct io_job job;
@@ -25,26 +26,43 @@ struct parked {
     uint64_t deadline_ns;
     uint64_t bytes; /* of this allocation */
     uint16_t head;
-    uint64_t *gpa; /* of the writable pieces */
+    uint32_t capacity; /* of the three lists */
+    uint64_t *gpa;     /* of the writable pieces */
     /* then: iovecs, scratch iovecs, gpas, args */
 };
 
 static struct parked *copy_request(struct queue *queue, const struct fuse_request *request)
 {
-    size_t count = request->writable_count, iov_bytes = count * sizeof(struct iovec), gpa_bytes = count * sizeof(uint64_t);
+    uint32_t count = request->writable_count, capacity = count + SPARE_PIECES;
+    size_t iov_bytes = capacity * sizeof(struct iovec), gpa_bytes = capacity * sizeof(uint64_t);
     size_t bytes = sizeof(struct parked) + 2 * iov_bytes + gpa_bytes + request->args_size;
     struct parked *parked = malloc(bytes);
 
     if (!parked)
         return NULL;
     uint8_t *at = (uint8_t *)(parked + 1);
-    *parked = (struct parked){ .queue = queue, .request = *request, .bytes = bytes, .head = queue->chain.head };
-    parked->request.writable = memcpy(at, request->writable, iov_bytes);
+    *parked = (struct parked){ .queue = queue, .request = *request, .bytes = bytes, .head = queue->chain.head, .capacity = capacity };
+    parked->request.writable = memcpy(at, request->writable, count * sizeof(struct iovec));
     parked->request.scratch = (struct iovec *)(at + iov_bytes);
-    parked->gpa = memcpy(at + 2 * iov_bytes, queue->chain.gpa + queue->chain.readable, gpa_bytes);
+    parked->gpa = memcpy(at + 2 * iov_bytes, queue->chain.gpa + queue->chain.readable, count * sizeof(uint64_t));
     parked->request.args = memcpy(at + 2 * iov_bytes + gpa_bytes, request->args, request->args_size);
     parked->deadline_ns = queue_now_ns() + queue->limits->miss_timeout_ns;
     return parked;
+}
+
+/* Finds the request's memory again: the table may have changed since. When it is not all there any
+ * more the request is cut to what is, which the reply header of an error may still fit in. */
+static bool retranslate(struct parked *parked)
+{
+    struct fuse_request *request = &parked->request;
+    struct iovec *iov = (struct iovec *)request->writable;
+
+    if (!vring_retranslate(parked->queue->memory, iov, parked->gpa, &request->writable_count, parked->capacity))
+        return true;
+    request->writable_size = 0;
+    for (uint32_t i = 0; i < request->writable_count; i++)
+        request->writable_size += iov[i].iov_len;
+    return false;
 }
 
 static void finish(struct parked *parked, int64_t result)
@@ -147,17 +165,11 @@ void queue_collect_done(struct queue *queue)
     }
 }
 
-/* Runs a request again. Its memory may have moved since: the table changes between turns. */
 static void run_again(struct parked *parked)
 {
     struct fuse_request *request = &parked->request;
-    int64_t result;
+    int64_t result = retranslate(parked) ? fuse_handle(parked->queue->server, request) : fuse_reply_error(request, -EIO);
 
-    if (vring_retranslate(parked->queue->memory, (struct iovec *)request->writable, parked->gpa, request->writable_count)) {
-        finish(parked, 0); /* the driver took the reply's memory away */
-        return;
-    }
-    result = fuse_handle(parked->queue->server, request);
     if (result == FUSE_PARKED)
         wait_on(parked);
     else
@@ -195,13 +207,9 @@ static struct parked *take_list(struct queue *queue)
 
 static void answer_eio(struct parked *parked)
 {
-    struct fuse_request *request = &parked->request;
-
     QUEUE_COUNT(parked->queue, failed_misses, 1);
-    if (vring_retranslate(parked->queue->memory, (struct iovec *)request->writable, parked->gpa, request->writable_count))
-        finish(parked, 0);
-    else
-        finish(parked, fuse_reply_error(request, -EIO));
+    (void)retranslate(parked);
+    finish(parked, fuse_reply_error(&parked->request, -EIO));
 }
 
 void queue_scan_parked(struct queue *queue)

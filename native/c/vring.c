@@ -190,15 +190,25 @@ int vring_pop(struct virtqueue *vq, const struct gpa_table *memory, struct vring
     return 1;
 }
 
-int vring_retranslate(const struct gpa_table *memory, struct iovec *iov, const uint64_t *gpa, uint32_t count)
+int vring_retranslate(const struct gpa_table *memory, struct iovec *iov, uint64_t *gpa, uint32_t *count, uint32_t capacity)
 {
     unsigned hint = 0;
 
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < *count; i++) {
         uint64_t available;
         uint8_t *hva = gpa_to_hva(memory, gpa[i], &available, &hint);
-        if (!hva || available < iov[i].iov_len)
+        if (!hva || (available < iov[i].iov_len && *count == capacity)) {
+            *count = i;
             return -EFAULT;
+        }
+        if (available < iov[i].iov_len) {
+            memmove(&iov[i + 1], &iov[i], (*count - i) * sizeof(*iov));
+            memmove(&gpa[i + 1], &gpa[i], (*count - i) * sizeof(*gpa));
+            iov[i].iov_len = available;
+            iov[i + 1].iov_len -= available;
+            gpa[i + 1] += available;
+            ++*count;
+        }
         iov[i].iov_base = hva;
     }
     return 0;

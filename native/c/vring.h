@@ -56,9 +56,9 @@ void vring_unresolve(struct virtqueue *vq);
 
 /* 1: a chain; 0: empty; -EPROTO: the driver broke the ring. */
 int vring_pop(struct virtqueue *vq, const struct gpa_table *memory, struct vring_chain *chain);
-/* Translates the pieces of a chain again. -EFAULT: some of it is no guest memory any more, or is
- * laid out otherwise than it was. */
-int vring_retranslate(const struct gpa_table *memory, struct iovec *iov, const uint64_t *gpa, uint32_t count);
+/* Translates pieces again; one that lies across a new border becomes two, while they are no more
+ * than `capacity`. -EFAULT: some of it is no guest memory any more; *count is how many before it are. */
+int vring_retranslate(const struct gpa_table *memory, struct iovec *iov, uint64_t *gpa, uint32_t *count, uint32_t capacity);
 /* Hands a chain back: `written` is the exact number of bytes stored in its writable pieces. */
 void vring_push(struct virtqueue *vq, uint16_t head, uint32_t written);
 

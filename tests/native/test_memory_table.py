@@ -9,7 +9,8 @@ import pytest
 
 from native.dataplane import MemoryRegion
 from tests.native.conftest import BIG_CHUNK
-from tests.native.rig import BuiltImage, Rig, until
+from tests.native.rig import DEADLINE_S, BuiltImage, Rig, until
+from virtqueue.fuse_client import FuseClient
 
 LOW = (0x10_0000, 16 << 20)
 HIGH = (0x10_0000 + (16 << 20), 16 << 20)
@@ -83,3 +84,87 @@ def test_add_and_remove_regions_around_parked_requests(plain: BuiltImage, big: b
         rig.cache.fill(4, 4)
         for index, unique in enumerate(uniques):
             assert client.wait(unique) == big[index * BIG_CHUNK :][:BIG_CHUNK]
+
+
+def split(rig: Rig, at: int) -> list[MemoryRegion]:
+    """The one region as two that touch, with the border at guest address `at`."""
+    (region,) = rig.memory.regions
+    first = at - region.gpa
+    return [
+        MemoryRegion(region.gpa, first, region.user_addr, 0, region.fd),
+        MemoryRegion(at, region.size - first, region.user_addr + first, first, region.fd),
+    ]
+
+
+@pytest.mark.parametrize("where", [17, 16, 5000, 4096, BIG_CHUNK, 15])
+def test_a_new_border_inside_the_buffer_of_a_parked_read(plain: BuiltImage, big: bytes, where: int) -> None:
+    with Rig(plain, warm=False) as rig:
+        gpas: list[int] = []
+
+        def place(length: int) -> int:
+            gpas.append(rig.memory.allocate(length))
+            return gpas[-1]
+
+        client = rig.client()
+        entry = client.lookup(1, b"big")
+        driver = client.driver
+        placed = FuseClient(driver, indirect=True, timeout=DEADLINE_S, place=place)
+        unique = placed.submit_read(entry.nodeid, 1, BIG_CHUNK)
+        rig.wait_upcalls()
+        rig.device.set_mem_table(split(rig, gpas[1] + where))
+        rig.cache.fill()
+        assert placed.wait(unique) == big[1 : 1 + BIG_CHUNK]
+
+
+def test_memory_that_moved_under_a_parked_read(plain: BuiltImage, big: bytes) -> None:
+    with Rig(plain, warm=False) as rig:
+        client = rig.client()
+        entry = client.lookup(1, b"big")
+        unique = client.submit_read(entry.nodeid, 0, 1 << 20)
+        rig.wait_upcalls()
+        (region,) = rig.memory.regions
+        # elsewhere in the front-end, and so mapped anew here
+        moved = MemoryRegion(region.gpa, region.size, region.user_addr, 0, region.fd)
+        ballast = MemoryRegion(1 << 40, region.size, 1 << 45, 0, region.fd)
+        rig.device.set_mem_table([ballast, moved])
+        rig.cache.fill()
+        assert client.wait(unique) == big[: 1 << 20]
+
+
+def test_a_buffer_that_is_no_memory_any_more_is_eio_where_the_header_fits(plain: BuiltImage) -> None:
+    with Rig(plain, warm=False) as rig:
+        client = rig.client()
+        entry = client.lookup(1, b"big")
+        high = rig.memory.add(1 << 33, 1 << 20)
+
+        def place(length: int) -> int:
+            return high.gpa + (0 if length == 80 else 4096 - 16)
+
+        placed = FuseClient(client.driver, indirect=True, timeout=DEADLINE_S, place=place)
+        rig.share()
+        unique = placed.submit_read(entry.nodeid, 0, 4096)
+        rig.wait_upcalls()
+        low = rig.memory.regions[0]
+        regions = [
+            MemoryRegion(low.gpa, low.size, low.user_addr, 0, low.fd),
+            MemoryRegion(high.gpa, 4096, high.user_addr, 0, high.fd),
+        ]
+        rig.device.set_mem_table(regions)
+        rig.cache.fill()
+        with pytest.raises(OSError) as caught:
+            placed.wait(unique)
+        assert caught.value.errno == errno.EIO
+
+
+def test_a_reply_that_has_no_memory_at_all_comes_back_empty(plain: BuiltImage) -> None:
+    with Rig(plain, warm=False) as rig:
+        client = rig.client()
+        entry = client.lookup(1, b"big")
+        high = rig.memory.add(1 << 33, 1 << 20)
+        placed = FuseClient(client.driver, indirect=True, timeout=DEADLINE_S, place=lambda _: high.gpa)
+        rig.share()
+        placed.submit_read(entry.nodeid, 0, 4096)
+        rig.wait_upcalls()
+        rig.device.remove_mem_region(high.gpa, high.size, high.user_addr)
+        rig.cache.fill()
+        assert client.driver.wait_used().written == 0
