@@ -27,7 +27,7 @@ struct options {
     unsigned job_count, queues, num, timeout_s;
     double seconds;
     int backend_pid;
-    bool warm;
+    bool warm, signal_backend, once, wait_for_socket;
 };
 
 static void usage(void)
@@ -39,6 +39,9 @@ static void usage(void)
           "  -q N      request queues (1)                     -z N     size of a queue (1024)\n"
           "  -p PID    of the back-end, for its CPU time      -W       read FILE once before\n"
           "  -v ROOT   compare all data and metadata with the local copy of the share at ROOT (not for timings)\n"
+          "  -k        send the back-end SIGUSR1 when a workload starts\n"
+          "  -1        a sequential workload ends when FILE was read once\n"
+          "  -c        wait for the socket; first line: when it was there, when INIT was answered (CLOCK_MONOTONIC)\n"
           "  -t SECS   longest wait for anything (20)\n"
           "patterns:", stderr);
     pattern_print_names();
@@ -73,7 +76,7 @@ static struct options parse_options(int argc, char **argv)
         usage();
     options.socket = argv[1];
     optind = 2;
-    for (int option; (option = getopt(argc, argv, "f:d:w:s:b:q:z:p:Wv:t:")) != -1;) {
+    for (int option; (option = getopt(argc, argv, "f:d:w:s:b:q:z:p:Wkv:t:1c")) != -1;) {
         switch (option) {
         case 'f': options.file = optarg; break;
         case 'd': options.directory = optarg; break;
@@ -84,13 +87,17 @@ static struct options parse_options(int argc, char **argv)
         case 'z': options.num = (unsigned)atoi(optarg); break;
         case 'p': options.backend_pid = atoi(optarg); break;
         case 'W': options.warm = true; break;
+        case 'k': options.signal_backend = true; break;
+        case '1': options.once = true; break;
+        case 'c': options.wait_for_socket = true; break;
         case 'v': options.root = optarg; break;
         case 't': options.timeout_s = (unsigned)atoi(optarg); break;
         default: usage();
         }
     }
     if (!options.file || !options.directory || (!options.job_count && !options.root) || options.queues < 1 || options.queues > MAX_QUEUES ||
-        options.num < 2 || options.num > 32768 || (options.num & (options.num - 1)) || !options.timeout_s || options.seconds <= 0)
+        options.num < 2 || options.num > 32768 || (options.num & (options.num - 1)) || !options.timeout_s || options.seconds <= 0 ||
+        (options.signal_backend && !options.backend_pid))
         usage();
     return options;
 }
@@ -107,10 +114,12 @@ static void read_whole(struct session *session, const struct target *file)
     }
 }
 
-static void check_fits(const struct pattern *pattern, const struct share *share, const struct target *file)
+static void check_fits(const struct pattern *pattern, const struct share *share, const struct target *file, bool once)
 {
     if (pattern->opcode == FUSE_READ && file->attr.size < pattern->io_size)
         die("%s: %s has only %llu bytes", pattern->name, file->path, (unsigned long long)file->attr.size);
+    if (once && (pattern->opcode != FUSE_READ || pattern->is_random))
+        die("%s: only a sequential read can be done once", pattern->name);
     if (pattern->opcode == FUSE_LOOKUP && pattern->is_random && !share->listing.count)
         die("%s: %s is empty", pattern->name, share->directory.path);
 }
@@ -126,10 +135,10 @@ static uint64_t run_jobs(struct bench *bench, const struct options *options, con
         session_open(share->session, options->background.file ? options->background.file : options->file, false, &background_file);
     for (unsigned i = 0; i < options->job_count; i++) {
         const struct job *job = &options->jobs[i];
-        loads[0] = (struct load){ .pattern = job->pattern, .depth = job->depth, .share = share, .file = file, .local = local };
+        loads[0] = (struct load){ .pattern = job->pattern, .depth = job->depth, .share = share, .file = file, .local = local, .once = options->once };
         loads[1] = (struct load){ .pattern = options->background.pattern, .depth = options->background.depth, .share = share, .file = &background_file };
         for (unsigned k = 0; k < count; k++)
-            check_fits(loads[k].pattern, share, loads[k].file);
+            check_fits(loads[k].pattern, share, loads[k].file, loads[k].once);
         bad += bench_run(bench, loads, count, options->seconds);
     }
     return bad;
@@ -162,12 +171,17 @@ int main(int argc, char **argv)
             depth = options.jobs[i].depth + options.background.depth;
     if (depth < 32)
         depth = 32; /* so that data rotates through 32 MiB of guest memory at every depth */
-    front_end_start(&front_end, options.socket, ((size_t)options.queues * depth + 16) * (RING_MAX_DATA + (64 << 10)), 1 + options.queues, options.timeout_s);
+    front_end_connect(&front_end, options.socket, options.timeout_s, options.wait_for_socket);
+    uint64_t connected_ns = now_ns();
+    front_end_start(&front_end, ((size_t)options.queues * depth + 16) * (RING_MAX_DATA + (64 << 10)), 1 + options.queues);
     ring_start(&rings[0], &front_end, 0, options.num < 128 ? options.num : 128, 2, false);
     for (unsigned i = 1; i <= options.queues; i++)
         ring_start(&rings[i], &front_end, i, options.num, depth, true);
 
     session_start(&session, &rings[1], options.timeout_s);
+    if (options.wait_for_socket)
+        printf("{\"connected_ns\": %llu, \"first_reply_ns\": %llu}\n", (unsigned long long)connected_ns, (unsigned long long)now_ns());
+    fflush(stdout);
     session_open(&session, options.file, false, &file);
     session_open(&session, options.directory, true, &share.directory);
     session_list(&session, &share.directory, &share.listing);
@@ -177,7 +191,7 @@ int main(int argc, char **argv)
         local = verify_map(options.root, &file);
         bad += verify(&share, options.root, &file, local);
     }
-    struct bench bench = { .rings = rings + 1, .ring_count = options.queues, .backend_pid = options.backend_pid };
+    struct bench bench = { .rings = rings + 1, .ring_count = options.queues, .backend_pid = options.backend_pid, .signal_backend = options.signal_backend };
     waiter_init(&bench.waiter, bench.rings, bench.ring_count, options.timeout_s);
     bad += run_jobs(&bench, &options, &share, &file, local);
     session_end(&session);

@@ -1,6 +1,7 @@
 /* The patterns and the measured loop. See workload.h. */
 #include "workload.h"
 
+#include <signal.h>
 #include <string.h>
 
 #include "check.h"
@@ -177,22 +178,25 @@ static void end_request(struct slot *slot, uint32_t used_len, uint64_t now)
     }
 }
 
-static unsigned top_up(struct bench *bench, struct load *loads, unsigned count)
+static bool is_through(const struct load *load)
+{
+    return load->once && load->position >= load->file->attr.size / load->pattern->io_size;
+}
+
+static void top_up(struct bench *bench, struct load *loads, unsigned count)
 {
     uint64_t now = now_ns();
-    unsigned added = 0;
 
     for (unsigned q = 0; q < bench->ring_count; q++) {
         struct ring *ring = &bench->rings[q];
         for (unsigned i = 0; i < count; i++) {
-            for (; loads[i].in_flight[q] < loads[i].depth; added++) {
+            while (loads[i].in_flight[q] < loads[i].depth && !is_through(&loads[i])) {
                 add_request(&loads[i], ring, ring_take(ring), now);
                 loads[i].in_flight[q]++;
             }
         }
         ring_publish(ring);
     }
-    return added;
 }
 
 static unsigned complete(struct bench *bench)
@@ -247,35 +251,59 @@ static void print_load(const struct load *load, double seconds)
 
     printf("\"workload\": \"%s\", \"queue_depth\": %u, \"operations\": %llu, \"ops_per_s\": %.1f, \"mb_per_s\": %.2f, \"entries_per_s\": %.1f, "
            "\"p50_us\": %.2f, \"p99_us\": %.2f, \"worst_us\": %.2f, \"bad\": %llu, \"first_error\": %d",
-           load->pattern->name, load->depth, (unsigned long long)h->count, (double)h->count / seconds, (double)load->bytes / seconds / 1e6,
-           (double)load->entries / seconds, histogram_percentile_us(h, 50), histogram_percentile_us(h, 99), (double)h->worst_ns / 1000,
+           load->pattern->name, load->depth, (unsigned long long)h->count, (double)load->operations_in_time / seconds,
+           (double)load->bytes_in_time / seconds / 1e6, (double)load->entries_in_time / seconds, histogram_percentile_us(h, 50), histogram_percentile_us(h, 99), (double)h->worst_ns / 1000,
            (unsigned long long)load->bad, load->first_error);
+}
+
+static void complete_all(struct bench *bench, const struct load *loads, unsigned count)
+{
+    while (in_flight(bench, loads, count))
+        if (!complete(bench))
+            waiter_wait(&bench->waiter);
+}
+
+/* What completes after this counts as latency and no longer as rate. */
+static void end_of_time(struct load *loads, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        loads[i].operations_in_time = loads[i].histogram.count;
+        loads[i].bytes_in_time = loads[i].bytes;
+        loads[i].entries_in_time = loads[i].entries;
+    }
+}
+
+static uint64_t kicks_of(const struct bench *bench)
+{
+    uint64_t kicks = 0;
+
+    for (unsigned q = 0; q < bench->ring_count; q++)
+        kicks += bench->rings[q].kicks;
+    return kicks;
 }
 
 uint64_t bench_run(struct bench *bench, struct load *loads, unsigned count, double seconds)
 {
-    uint64_t cpu_ns, start, end, kicks = 0, operations = 0, bad = 0;
+    uint64_t cpu_ns, start, kicks = kicks_of(bench), operations = 0, bad = 0;
 
     for (unsigned i = 0; i < count; i++)
         prepare(bench, &loads[i], i);
-    for (unsigned q = 0; q < bench->ring_count; q++)
-        kicks -= bench->rings[q].kicks;
+    if (bench->signal_backend && kill(bench->backend_pid, SIGUSR1))
+        die("cannot signal process %d", bench->backend_pid);
     cpu_ns = bench->backend_pid ? cpu_time_ns(bench->backend_pid) : 0;
     start = now_ns();
-    end = start + (uint64_t)(seconds * 1e9);
-    while (now_ns() < end) {
+    while (loads[0].once ? !is_through(&loads[0]) : now_ns() < start + (uint64_t)(seconds * 1e9)) {
         top_up(bench, loads, count);
         if (!complete(bench))
             waiter_wait(&bench->waiter);
     }
-    while (in_flight(bench, loads, count))
-        if (!complete(bench))
-            waiter_wait(&bench->waiter);
+    if (loads[0].once)
+        complete_all(bench, loads, count);
     double took = (double)(now_ns() - start) / 1e9;
+    end_of_time(loads, count);
+    complete_all(bench, loads, count);
     cpu_ns = bench->backend_pid ? cpu_time_ns(bench->backend_pid) - cpu_ns : 0;
 
-    for (unsigned q = 0; q < bench->ring_count; q++)
-        kicks += bench->rings[q].kicks;
     for (unsigned i = 0; i < count; i++) {
         operations += loads[i].histogram.count;
         bad += loads[i].bad;
@@ -283,7 +311,7 @@ uint64_t bench_run(struct bench *bench, struct load *loads, unsigned count, doub
         free(loads[i].streams);
     }
     printf("{\"request_queues\": %u, \"seconds\": %.4f, \"cpu_us_per_op\": %.3f, \"kicks_per_op\": %.4f, ", bench->ring_count, took,
-           (double)cpu_ns / 1000 / (double)operations, (double)kicks / (double)operations);
+           (double)cpu_ns / 1000 / (double)operations, (double)(kicks_of(bench) - kicks) / (double)operations);
     print_load(&loads[0], took);
     if (count > 1) {
         printf(", \"background\": {");

@@ -38,6 +38,7 @@ struct load {
     unsigned depth; /* in flight on each queue */
     const struct share *share;
     const struct target *file;
+    bool once;            /* ends when the file was read once, whatever the time */
     const uint8_t *local; /* what the file should hold; NULL: data is not compared */
     /* state of the run */
     unsigned *in_flight; /* by queue */
@@ -46,6 +47,7 @@ struct load {
     /* results */
     struct histogram histogram;
     uint64_t bytes, entries, bad;
+    uint64_t operations_in_time, bytes_in_time, entries_in_time; /* while the clock ran */
     int first_error;
 };
 
@@ -54,9 +56,10 @@ struct bench {
     unsigned ring_count;
     struct waiter waiter;
     int backend_pid; /* 0: unknown */
+    bool signal_backend; /* SIGUSR1 when a workload starts */
 };
 
-/* Runs up to two loads at once for `seconds`; prints a JSON line about the first, with the second
+/* Runs up to two loads side by side for `seconds`, or for as long as the first is `once`; prints a JSON line about the first, with the second
  * as its "background". Returns the number of bad replies. */
 uint64_t bench_run(struct bench *bench, struct load *loads, unsigned count, double seconds);
 #endif
