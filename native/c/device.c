@@ -5,6 +5,7 @@
  * between pause and resume; a queue that is not started may be changed freely.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -186,10 +187,14 @@ int vfs_vring_set_base(struct vfs_device *device, unsigned index, uint32_t base)
     return 0;
 }
 
+/* An fd that a queue thread will write to. It must not wait for a front-end that does not read: a
+ * full counter or pipe would hold the thread, and whoever pauses it, for ever. */
 static void replace_fd(int *fd, int new_fd)
 {
     if (*fd >= 0)
         close(*fd);
+    if (new_fd >= 0)
+        (void)fcntl(new_fd, F_SETFL, fcntl(new_fd, F_GETFL) | O_NONBLOCK);
     *fd = new_fd;
 }
 
