@@ -65,13 +65,15 @@ static bool retranslate(struct parked *parked)
     return false;
 }
 
-static void finish(struct parked *parked, int64_t result)
+/* Returns the bytes that the reply has. */
+static uint64_t finish(struct parked *parked, int64_t result)
 {
     struct queue *queue = parked->queue;
 
     queue_complete(queue, parked->head, &parked->request.in, result);
     queue->parked_bytes -= parked->bytes;
     free(parked);
+    return (uint64_t)result;
 }
 
 static void run_in_pool(struct io_job *job)
@@ -165,15 +167,15 @@ void queue_collect_done(struct queue *queue)
     }
 }
 
-static void run_again(struct parked *parked)
+static uint64_t run_again(struct parked *parked)
 {
     struct fuse_request *request = &parked->request;
     int64_t result = retranslate(parked) ? fuse_handle(parked->queue->server, request) : fuse_reply_error(request, -EIO);
 
-    if (result == FUSE_PARKED)
-        wait_on(parked);
-    else
-        finish(parked, result);
+    if (result != FUSE_PARKED)
+        return finish(parked, result);
+    wait_on(parked);
+    return 0;
 }
 
 enum verdict { WAIT_ON, RUN_AGAIN, ANSWER_EIO };
@@ -183,7 +185,7 @@ static enum verdict judge(const struct parked *parked, uint64_t now)
     if (now >= parked->deadline_ns)
         return ANSWER_EIO;
     if (parked->request.wait == FUSE_WAIT_UPCALL_ROOM)
-        return RUN_AGAIN;
+        return upcall_may_have_room(&parked->queue->server->store->upcalls) ? RUN_AGAIN : WAIT_ON;
     switch (blob_state(parked->request.wait_blob, parked->request.wait_chunk)) {
     case CHUNK_READY:
         return RUN_AGAIN;
@@ -205,25 +207,30 @@ static struct parked *take_list(struct queue *queue)
     return list;
 }
 
-static void answer_eio(struct parked *parked)
+static uint64_t answer_eio(struct parked *parked)
 {
     QUEUE_COUNT(parked->queue, failed_misses, 1);
     (void)retranslate(parked);
-    finish(parked, fuse_reply_error(&parked->request, -EIO));
+    return finish(parked, fuse_reply_error(&parked->request, -EIO));
 }
 
 void queue_scan_parked(struct queue *queue)
 {
-    uint64_t now = queue->parked ? queue_now_ns() : 0;
+    uint64_t now = queue->parked ? queue_now_ns() : 0, stored = 0;
     struct parked **at = &queue->parked;
 
     queue->next_deadline_ns = 0;
-    /* Only what is on the list now: a request that runs again and must wait again goes to the tail. */
+    /* Only what is on the list now: a request that runs again and must wait again goes to the tail.
+     * A fetch may end the wait of a hundred large reads: what the driver asks meanwhile gets its turn. */
     for (uint32_t left = queue->waiter.parked; left; left--) {
+        if (stored >= QUEUE_BATCH_BYTES) {
+            __atomic_store_n(&queue->attention, true, __ATOMIC_RELAXED);
+            return;
+        }
         struct parked *parked = *at;
         enum verdict verdict = judge(parked, now);
         if (verdict == WAIT_ON) {
-            look_again_at(queue, parked->deadline_ns);
+            look_again_at(queue, parked->request.wait == FUSE_WAIT_UPCALL_ROOM ? now + ROOM_RETRY_NS : parked->deadline_ns);
             at = &parked->next;
             continue;
         }
@@ -231,10 +238,7 @@ void queue_scan_parked(struct queue *queue)
         if (!*at)
             queue->parked_tail = at;
         shared_store_relaxed(&queue->waiter.parked, queue->waiter.parked - 1);
-        if (verdict == RUN_AGAIN)
-            run_again(parked);
-        else
-            answer_eio(parked);
+        stored += verdict == RUN_AGAIN ? run_again(parked) : answer_eio(parked);
     }
 }
 
