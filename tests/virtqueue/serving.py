@@ -4,14 +4,18 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 from virtqueue import events
 from virtqueue.errors import RequestRefused
 from virtqueue.listener import Listener
 from virtqueue.offer import Offer, virtio_fs_offer
 from virtqueue.server import Device, Server
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
 
 
 class RecordingDevice:
@@ -64,3 +68,23 @@ async def serving(path: Path, device: Device, offer: Offer | None = None) -> Asy
         with contextlib.suppress(asyncio.CancelledError):
             await task
         listener.close()
+
+
+def run_with_server(
+    run: Run[Any],
+    path: Path,
+    client: Callable[[], None],
+    device_setup: Callable[[RecordingDevice], None] | None = None,
+) -> RecordingDevice:
+    """Run a blocking client against a server; returns the device, after the server has ended."""
+
+    async def main() -> RecordingDevice:
+        device = RecordingDevice()
+        if device_setup is not None:
+            device_setup(device)
+        async with serving(path, device):
+            await asyncio.to_thread(client)
+        return device
+
+    device: RecordingDevice = run(main())
+    return device

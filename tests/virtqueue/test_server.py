@@ -1,72 +1,19 @@
 """A real server on a real socket, with the mock front-end on the other side and a device that remembers."""
 
 import asyncio
-import contextlib
-import os
-import random
 import socket
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-import uvloop
 
-from tests.virtqueue.bodies import EXAMPLES, REGION
-from tests.virtqueue.serving import RecordingDevice, serving
+from tests.virtqueue.bodies import REGION
+from tests.virtqueue.serving import RecordingDevice, Run, run_with_server, serving
 from virtqueue import events
 from virtqueue.frontend import BadBackend, Frontend, Refused
 from virtqueue.guest_memory import GuestMemory
-from virtqueue.messages import Request, VringFd, VringState, pack_request
+from virtqueue.messages import Request, VringState, pack_request
 from virtqueue.offer import virtio_fs_offer
-
-T = TypeVar("T")
-Run = Callable[[Coroutine[Any, Any, T]], T]
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run[Any]:
-    """Both event loops: the daemon has uvloop, the standard one is stricter in debug mode."""
-
-    def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
-        with asyncio.Runner(debug=True, loop_factory=request.param) as runner:
-            return runner.run(coroutine)
-
-    return run_coroutine
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "vhost.sock"
-
-
-def open_fds() -> set[str]:
-    """Open descriptors of this process, by number and target; the listing's own is gone by then."""
-    found = set()
-    for entry in list(Path("/proc/self/fd").iterdir()):
-        with contextlib.suppress(FileNotFoundError):
-            found.add(f"{entry.name} {entry.readlink()}")
-    return found
-
-
-def run_with_server(
-    run: Run[Any],
-    path: Path,
-    client: Callable[[], None],
-    device_setup: Callable[[RecordingDevice], None] | None = None,
-) -> RecordingDevice:
-    """Run a blocking client against a server; returns the device, after the server has ended."""
-
-    async def main() -> RecordingDevice:
-        device = RecordingDevice()
-        if device_setup is not None:
-            device_setup(device)
-        async with serving(path, device):
-            await asyncio.to_thread(client)
-        return device
-
-    device: RecordingDevice = run(main())
-    return device
 
 
 def test_a_whole_session(run: Run[Any], path: Path) -> None:
@@ -264,25 +211,6 @@ def test_many_requests_in_one_write_and_slow_reading(run: Run[Any], path: Path) 
     run_with_server(run, path, client)
 
 
-def test_more_descriptors_than_a_message_may_have(
-    run: Run[Any], path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def client() -> None:
-        read_end, write_end = os.pipe()
-        for count in (33, 253):
-            with Frontend.connect(str(path)) as frontend:
-                frontend.send_raw(pack_request(99, b"12345678"), [write_end] * count)
-                with pytest.raises(BadBackend, match="closed the connection"):
-                    frontend.receive(99)
-        os.close(write_end)
-        os.set_blocking(read_end, False)
-        assert os.read(read_end, 1) == b""  # every copy is closed
-        os.close(read_end)
-
-    run_with_server(run, path, client)
-    assert "more than 32 came with one message" in caplog.text
-
-
 def test_descriptors_come_with_the_first_byte_and_the_rest_comes_singly(run: Run[Any], path: Path) -> None:
     def client() -> None:
         with GuestMemory() as memory, Frontend.connect(str(path)) as frontend:
@@ -296,63 +224,6 @@ def test_descriptors_come_with_the_first_byte_and_the_rest_comes_singly(run: Run
 
     device = run_with_server(run, path, client)
     assert any(isinstance(event, events.MemRegionAdded) for event in device.events)
-
-
-def test_cancelling_the_server_in_the_middle_of_a_request_leaks_nothing(run: Run[Any], path: Path) -> None:
-    async def main() -> int:
-        device = RecordingDevice()
-        device.pause = asyncio.Event()  # never set
-        async with serving(path, device):
-            with GuestMemory() as memory, await asyncio.to_thread(Frontend.connect, str(path)) as frontend:
-                frontend.send(Request.SET_PROTOCOL_FEATURES, 0x8008)
-                frontend.send(Request.ADD_MEM_REG, REGION, [memory.regions[0].fd])
-                assert await asyncio.to_thread(device.paused.wait, 5)
-        return device.resets
-
-    before = open_fds()
-    assert run(main()) == 1
-    assert open_fds() == before
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_no_descriptor_leaks_when_front_ends_vanish_anywhere(run: Run[Any], path: Path, seed: int) -> None:
-    """Sessions are cut at a random byte; what a device keeps, it gives back when it is reset."""
-    choose = random.Random(seed)
-    before = open_fds()
-
-    def session() -> list[tuple[bytes, int]]:
-        steps = [(Request.SET_PROTOCOL_FEATURES, EXAMPLES[Request.SET_PROTOCOL_FEATURES][0], 0)]
-        for request in choose.choices(list(EXAMPLES), k=6):
-            body, fds = EXAMPLES[request]
-            steps.append((request, body, fds))
-        for request in (Request.SET_VRING_CALL, Request.SET_VRING_ERR):
-            steps.append((request, VringFd(1, True), 1))
-        return [(pack_request(r, body, need_reply=True), fds) for r, body, fds in steps]
-
-    def client() -> None:
-        for _ in range(60):
-            messages = session()
-            budget = choose.randrange(sum(len(wire) for wire, _ in messages) + 1)
-            with Frontend.connect(str(path)) as frontend:
-                for wire, count in messages:
-                    fds = [os.eventfd(0, os.EFD_CLOEXEC) for _ in range(count)]
-                    try:
-                        frontend.send_raw(wire[:budget], fds)
-                    except BadBackend:
-                        break
-                    finally:
-                        for fd in fds:
-                            os.close(fd)
-                    budget -= len(wire)
-                    if budget <= 0:
-                        break
-        with Frontend.connect(str(path)) as frontend:
-            frontend.get(Request.GET_FEATURES)  # all others have been cleared away
-
-    device = run_with_server(run, path, client)
-    assert device.resets == 61
-    assert not device.kept
-    assert open_fds() == before
 
 
 def test_the_config_space_is_offered_with_a_tag(run: Run[Any], path: Path) -> None:
