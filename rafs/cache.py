@@ -229,7 +229,7 @@ class CachedBlob:
         try:
             if self._dirty:
                 self._dirty = False
-                os.fdatasync(self.data_fd)
+                self._sync_data()
             with self._lock:
                 if self._fillers or (
                     self.data_path.exists() and not is_same_file(self.data_fd, self.data_path)
@@ -238,6 +238,14 @@ class CachedBlob:
                 return self._marker.release(lambda: os.fdatasync(self.data_fd))
         except OSError as error:
             raise cache_error(f"cannot write {self.data_path} to disk", error) from error
+
+    def _sync_data(self) -> None:
+        try:
+            os.fdatasync(self.data_fd)
+        except OSError:
+            with self._lock:
+                self._marker.spoil()
+            raise
 
     @property
     def is_unsettled(self) -> bool:

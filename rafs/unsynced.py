@@ -160,7 +160,7 @@ class UnsyncedMarker:
             try:
                 sync()
             except OSError:
-                self._write(_WRITEBACK_FAILED)
+                self.spoil()
                 raise
             self._path.unlink()
             return True
@@ -168,6 +168,11 @@ class UnsyncedMarker:
             return False
         finally:
             self.drop()
+
+    def spoil(self) -> None:
+        """The data could not be written back: have the READY bits distrusted at the next start."""
+        if self._fd is not None:
+            self._write(_WRITEBACK_FAILED)
 
     def drop(self) -> None:
         """Let go and leave the marker as it is."""

@@ -89,6 +89,7 @@ class VirtioFsDevice:
         self._device.remove_mem_region(region.gpa, region.size, region.user_addr)
 
     def _set_vring_num(self, event: events.VringNumSet) -> None:
+        self._device.stop_vring(event.index, 0)
         self._device.set_vring_num(event.index, event.num)
 
     def _set_vring_addr(self, event: events.VringAddrSet) -> None:
@@ -96,6 +97,7 @@ class VirtioFsDevice:
         self._device.set_vring_addr(event.index, desc=event.desc, used=event.used, avail=event.avail)
 
     def _set_vring_base(self, event: events.VringBaseSet) -> None:
+        self._device.stop_vring(event.index, 0)
         self._device.set_vring_base(event.index, event.base)
 
     def _set_vring_kick(self, event: events.VringKickSet) -> None:

@@ -43,7 +43,7 @@ class MemRegionRemoved:
 
 @dataclass(frozen=True, slots=True)
 class VringNumSet:
-    """SET_VRING_NUM: entries, a power of two from 1 to 32768."""
+    """SET_VRING_NUM: entries, a power of two from 1 to 32768. A vring that runs, disabled, stops first."""
 
     index: int
     num: int
@@ -62,7 +62,7 @@ class VringAddrSet:
 
 @dataclass(frozen=True, slots=True)
 class VringBaseSet:
-    """SET_VRING_BASE: the available index (16 bits) where the vring begins."""
+    """SET_VRING_BASE: the 16-bit available index to begin at. A vring that runs, disabled, stops first."""
 
     index: int
     base: int

@@ -68,8 +68,14 @@ class Frontend:
         """Connect to the listening socket at ``path``. OSError when nobody listens."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.settimeout(timeout)
+            # Not settimeout(): it makes the socket non-blocking, and then a full backlog is an error at once.
+            seconds = int(timeout)
+            limit = struct.pack("@ll", seconds, int((timeout - seconds) * 1_000_000))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             sock.connect(path)
+        except BlockingIOError as error:
+            sock.close()
+            raise TimeoutError(f"{path} accepted no connection within {timeout} s") from error
         except BaseException:
             sock.close()
             raise
@@ -81,11 +87,17 @@ class Frontend:
         self, request: int, body: Body = None, fds: Sequence[int] = (), *, need_reply: bool = False
     ) -> None:
         """Send one request; the descriptors stay ours."""
-        data = messages.pack_request(request, body, need_reply=need_reply)
+        self.send_raw(messages.pack_request(request, body, need_reply=need_reply), fds)
+
+    def send_raw(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send any bytes; the descriptors, which stay ours, come with the first of them."""
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        sent = self.sock.sendmsg([data], ancillary)
-        if sent < len(data):
-            self.sock.sendall(data[sent:])
+        try:
+            sent = self.sock.sendmsg([data], ancillary)
+            if sent < len(data):
+                self.sock.sendall(data[sent:])
+        except ConnectionError as error:
+            raise BadBackend("the back-end closed the connection") from error
 
     def receive(self, request: int) -> bytes:
         """The payload of the reply to ``request``."""
@@ -101,7 +113,10 @@ class Frontend:
     def _receive_exactly(self, size: int) -> bytes:
         data = b""
         while len(data) < size:
-            piece = self.sock.recv(size - len(data))
+            try:
+                piece = self.sock.recv(size - len(data))
+            except ConnectionError:
+                piece = b""
             if not piece:
                 raise BadBackend("the back-end closed the connection")
             data += piece

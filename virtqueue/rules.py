@@ -38,6 +38,10 @@ class Vring:
     started: bool = False
     enabled: bool = False
 
+    @property
+    def is_active(self) -> bool:
+        return self.started and self.enabled
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -72,7 +76,7 @@ class Needs(Flag):
 
     NOTHING = 0
     VRING = auto()  # its vring exists
-    STOPPED = auto()  # its vring is stopped
+    IDLE = auto()  # its vring is stopped, or at least disabled
     CONFIGURED = auto()  # its vring has a size and addresses; there are features and memory
 
 
@@ -101,7 +105,7 @@ def check_needs(needs: Needs, state: State, message: Message) -> None:
             f"{where}: this device has {len(state.vrings)} vrings (one more than its request queues)"
         )
     vring = state.vrings[body.index]
-    if needs & Needs.STOPPED and vring.started:
+    if needs & Needs.IDLE and vring.is_active:
         raise RequestRefused(f"{where} while it runs; stop it with GET_VRING_BASE first")
     if needs & Needs.CONFIGURED:
         missing = [
@@ -130,7 +134,7 @@ def _set_features(offer: Offer, state: State, message: Message) -> Decision:
     unknown = features & ~offer.virtio_features
     if unknown:
         raise RequestRefused(f"SET_FEATURES takes features that were not offered: {unknown:#x}")
-    if state.virtio_features not in (None, features) and any(vring.started for vring in state.vrings):
+    if state.virtio_features not in (None, features) and any(vring.is_active for vring in state.vrings):
         raise RequestRefused("SET_FEATURES changes the features while vrings run")
     enables = not features & VirtioFeature.PROTOCOL_FEATURES
     state = replace(state, virtio_features=features)
@@ -162,7 +166,7 @@ def _set_vring_num(offer: Offer, state: State, message: Message) -> Decision:
         )
     return Decision(
         message,
-        state.with_vring(index, replace(state.vrings[index], num=num)),
+        state.with_vring(index, replace(state.vrings[index], num=num, started=False)),
         events.VringNumSet(index, num),
     )
 
@@ -195,7 +199,11 @@ def _set_vring_base(offer: Offer, state: State, message: Message) -> Decision:
     index, base = message.body.index, message.body.num
     if base > 0xFFFF:
         raise RequestRefused(f"SET_VRING_BASE for vring {index}: {base} does not fit 16 bits")
-    return Decision(message, state, events.VringBaseSet(index, base))
+    return Decision(
+        message,
+        state.with_vring(index, replace(state.vrings[index], started=False)),
+        events.VringBaseSet(index, base),
+    )
 
 
 def _get_vring_base(offer: Offer, state: State, message: Message) -> Decision:
@@ -316,7 +324,7 @@ def _number(message: Message) -> int:
 
 
 _ANY_VRING = Needs.VRING
-_STOPPED_VRING = Needs.VRING | Needs.STOPPED
+_IDLE_VRING = Needs.VRING | Needs.IDLE
 _CONFIGURED_VRING = Needs.VRING | Needs.CONFIGURED
 _SLOTS = ProtocolFeature.CONFIGURE_MEM_SLOTS
 
@@ -326,9 +334,9 @@ RULES: dict[int, Rule] = {
     Request.SET_OWNER: Rule(_nothing),
     Request.RESET_OWNER: Rule(_nothing),
     Request.SET_MEM_TABLE: Rule(_set_mem_table),
-    Request.SET_VRING_NUM: Rule(_set_vring_num, _STOPPED_VRING),
+    Request.SET_VRING_NUM: Rule(_set_vring_num, _IDLE_VRING),
     Request.SET_VRING_ADDR: Rule(_set_vring_addr, _ANY_VRING),
-    Request.SET_VRING_BASE: Rule(_set_vring_base, _STOPPED_VRING),
+    Request.SET_VRING_BASE: Rule(_set_vring_base, _IDLE_VRING),
     Request.GET_VRING_BASE: Rule(_get_vring_base, _ANY_VRING, replies=True),
     Request.SET_VRING_KICK: Rule(_set_vring_kick, _CONFIGURED_VRING),
     Request.SET_VRING_CALL: Rule(_set_vring_call, _ANY_VRING),

@@ -7,6 +7,7 @@ A front-end that breaks the protocol, or a fault of ours, costs that connection;
 """
 
 import asyncio
+import errno
 import logging
 import socket
 from typing import Protocol
@@ -21,6 +22,9 @@ from virtqueue.transport import Connection, wait_readable
 
 log = logging.getLogger(__name__)
 
+# Out of descriptors or memory, or a connection that was gone before we took it: errors that pass. The
+# listener may stay readable meanwhile, so there is a pause before the next attempt.
+PASSING_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
 ACCEPT_RETRY_S = 0.2
 
 
@@ -67,9 +71,12 @@ class Server:
                 connection = Connection(sock)
                 task = asyncio.create_task(serve_frontend(connection, self._offer, self._device))
         finally:
-            if task is not None:
+            if task is not None and connection is not None:
                 task.cancel()
-                await asyncio.wait([task])
+                try:
+                    await asyncio.wait([task])
+                finally:
+                    connection.close()  # a task that is cancelled before it ran has not done so
 
     async def _accept(self) -> socket.socket:
         while True:
@@ -78,8 +85,8 @@ class Server:
             except BlockingIOError:
                 await wait_readable(self._listener.sock)
             except OSError as error:
-                # Out of descriptors or memory, or a connection that was gone before we took it. The listener
-                # is still readable in the first case, so wait a little for somebody to give something back.
+                if error.errno not in PASSING_ERRORS:
+                    raise
                 log.warning("cannot accept a connection: %s", error)
                 await asyncio.sleep(ACCEPT_RETRY_S)
 
@@ -112,6 +119,7 @@ async def serve_frontend(connection: Connection, offer: Offer, device: Device) -
 async def answer(session: Session, device: Device, message: Message) -> bytes:
     """Take one message through session and device. The reply's bytes, or empty; ProtocolError."""
     decision = None
+    log.debug("%s %s%s", message.name, message.body, " need_reply" if message.need_reply else "")
     try:
         decision = session.receive(message)
         result = None if decision.event is None else await device.apply(decision.event)

@@ -16,6 +16,9 @@ Facts of the protocol that shape the table (QEMU, docs/interop/vhost-user):
 - A vring has two independent properties. It is started by SET_VRING_KICK and stopped by GET_VRING_BASE. It is
   enabled by SET_VRING_ENABLE, or, all at once, by SET_FEATURES without PROTOCOL_FEATURES; SET_FEATURES never
   disables one. Either may come first.
+- Cloud Hypervisor resets a device by disabling its vrings; it never asks for their base, and sets them up
+  again later. So SET_VRING_NUM and SET_VRING_BASE stop a vring that is started and disabled; an active one
+  refuses them.
 - QEMU sends SET_VRING_CALL before SET_FEATURES, and may send SET_VRING_ENABLE to whoever offers
   PROTOCOL_FEATURES, taken or not.
 - Front-ends that add and remove single regions keep their own picture of our table across a device reset and

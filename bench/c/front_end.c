@@ -1,11 +1,9 @@
 /* vhost-user messages as a front-end sends them. See front_end.h. */
-#define _GNU_SOURCE
 #include "front_end.h"
 
 #include <errno.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
-#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -110,7 +108,7 @@ static void tell(struct front_end *fe, enum request request, const void *payload
         die("the back-end refused request %d (%llu)", request, (unsigned long long)failed);
 }
 
-static void connect_to(struct front_end *fe, const char *path, unsigned timeout_s)
+void front_end_connect(struct front_end *fe, const char *path, unsigned timeout_s, bool wait)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
     struct timeval timeout = { .tv_sec = timeout_s };
@@ -118,9 +116,12 @@ static void connect_to(struct front_end *fe, const char *path, unsigned timeout_
     if (strlen(path) >= sizeof(address.sun_path))
         die("the path of the socket is longer than %zu bytes: %s", sizeof(address.sun_path) - 1, path);
     memcpy(address.sun_path, path, strlen(path) + 1);
-    fe->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (connect(fe->socket, (struct sockaddr *)&address, sizeof(address)))
-        die("cannot connect to %s: %s", path, strerror(errno));
+    *fe = (struct front_end){ .socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), .memory_fd = -1 };
+    for (unsigned tries = timeout_s * 2000; connect(fe->socket, (struct sockaddr *)&address, sizeof(address)); tries--) {
+        if (!wait || !tries || (errno != ENOENT && errno != ECONNREFUSED))
+            die("cannot connect to %s: %s", path, strerror(errno));
+        usleep(500);
+    }
     setsockopt(fe->socket, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
     setsockopt(fe->socket, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
 }
@@ -137,12 +138,11 @@ static void make_memory(struct front_end *fe, size_t size)
         die("cannot map %zu bytes of guest memory: %s", size, strerror(errno));
 }
 
-void front_end_start(struct front_end *fe, const char *path, size_t memory_size, unsigned queues, unsigned timeout_s)
+void front_end_start(struct front_end *fe, size_t memory_size, unsigned queues)
 {
     uint64_t offered, wanted = 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_RING_F_INDIRECT_DESC |
                                1ull << VIRTIO_RING_F_EVENT_IDX | VHOST_USER_F_PROTOCOL_FEATURES;
 
-    connect_to(fe, path, timeout_s);
     make_memory(fe, memory_size);
     offered = ask(fe, GET_FEATURES);
     fe->virtio_features = offered & wanted;

@@ -1,5 +1,4 @@
 /* Histogram and clocks. See report.h. */
-#define _GNU_SOURCE
 #include "report.h"
 
 #include <dirent.h>

@@ -1,5 +1,4 @@
 /* Add, publish, reap and wait on a split virtqueue. See ring.h. */
-#define _GNU_SOURCE
 #include "ring.h"
 
 #include <errno.h>

@@ -1,5 +1,4 @@
 /* FUSE requests and replies. See session.h. */
-#define _GNU_SOURCE
 #include "session.h"
 
 #include <errno.h>
@@ -176,12 +175,13 @@ void session_list(struct session *session, const struct target *directory, struc
     } while (got);
 }
 
-int64_t session_read(struct session *session, const struct target *file, uint64_t offset, uint32_t size, struct slot **slot)
+int64_t session_read(struct session *session, const struct target *file, uint64_t offset, uint32_t size, struct slot *slot)
 {
     struct fuse_read_in in = { .fh = file->fh, .offset = offset, .size = size };
     uint32_t got;
 
-    request_fill(*slot, FUSE_READ, file->nodeid, &in, sizeof(in));
-    int error = session_call(session, *slot, 0, size, &got);
-    return error ? error : got;
+    request_fill(slot, FUSE_READ, file->nodeid, &in, sizeof(in));
+    int error = session_call(session, slot, 0, size, &got);
+
+    return error ? error : (int64_t)got;
 }

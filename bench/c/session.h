@@ -48,8 +48,8 @@ void session_open(struct session *session, const char *path, bool is_directory, 
 /* A handle of a directory; 0 where the back-end needs none. */
 uint64_t session_opendir(struct session *session, uint64_t nodeid);
 void session_list(struct session *session, const struct target *directory, struct listing *listing);
-/* READ into *slot, which the caller gives back. Returns the number of bytes or a negative errno. */
-int64_t session_read(struct session *session, const struct target *file, uint64_t offset, uint32_t size, struct slot **slot);
+/* READ into `slot`, which the caller gives back. Returns the number of bytes or a negative errno. */
+int64_t session_read(struct session *session, const struct target *file, uint64_t offset, uint32_t size, struct slot *slot);
 
 /* Walks a READDIRPLUS reply: the entry at `at`, NULL at the end; *next is where to go on. */
 const struct fuse_direntplus *direntplus_at(const uint8_t *data, uint32_t size, uint32_t at, uint32_t *next);

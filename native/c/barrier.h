@@ -32,6 +32,9 @@ static inline void ring_store_release(uint16_t *shared_idx, uint16_t value)
  * used_event (or avail->idx). Without it both sides may read the old value and both go to sleep. */
 static inline void full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
+/* What was copied from shared memory stays a copy: the compiler may not fetch it from there again. */
+static inline void copied_once(void) { __asm__ volatile("" ::: "memory"); }
+
 static inline void cpu_relax(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

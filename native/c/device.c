@@ -5,6 +5,7 @@
  * between pause and resume; a queue that is not started may be changed freely.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -125,10 +126,8 @@ int vfs_device_resume(struct vfs_device *device)
 
     for (unsigned i = 0; i < device->queue_count; i++) {
         struct queue *queue = &device->queues[i];
-        if (queue->vq.used_user_addr && device->memory.count && vring_resolve(&queue->vq, &device->memory) && queue->started)
+        if (vring_resolve(&queue->vq, &device->memory) && queue->started)
             err = -EFAULT; /* such a ring stands still until its areas are given anew */
-        if (!device->memory.count)
-            vring_unresolve(&queue->vq);
         queue_resume(queue);
     }
     return err;
@@ -182,6 +181,7 @@ int vfs_vring_set_num(struct vfs_device *device, unsigned index, uint32_t num)
     if (queue->started)
         return -EBUSY; /* all that is sized by it is in use */
     queue->vq.num = num;
+    (void)vring_resolve(&queue->vq, &device->memory); /* addresses that do not fit the size may be given anew */
     return 0;
 }
 
@@ -195,7 +195,8 @@ int vfs_vring_set_addr(struct vfs_device *device, unsigned index, uint64_t desc,
     queue->vq.desc_user_addr = desc;
     queue->vq.avail_user_addr = avail;
     queue->vq.used_user_addr = used;
-    err = device->memory.count ? vring_resolve(&queue->vq, &device->memory) : 0;
+    queue->vq.has_addresses = true;
+    err = vring_resolve(&queue->vq, &device->memory);
     queue_resume(queue);
     return err;
 }
@@ -212,10 +213,14 @@ int vfs_vring_set_base(struct vfs_device *device, unsigned index, uint32_t base)
     return 0;
 }
 
+/* An fd that a queue thread will write to. It must not wait for a front-end that does not read: a
+ * full counter or pipe would hold the thread, and whoever pauses it, for ever. */
 static void replace_fd(int *fd, int new_fd)
 {
     if (*fd >= 0)
         close(*fd);
+    if (new_fd >= 0)
+        (void)fcntl(new_fd, F_SETFL, fcntl(new_fd, F_GETFL) | O_NONBLOCK);
     *fd = new_fd;
 }
 

@@ -15,6 +15,14 @@
 #include "queue.h"
 
 #define ROOM_RETRY_NS 2000000 /* the upcall ring is full: its consumer is busy, look again in 2 ms */
+#define SPARE_PIECES 8        /* for buffers that the next memory table cuts in two */
+
+/* A copy of one of the chain's two lists, with where its pieces are in guest memory. */
+struct pieces {
+    struct iovec *iov;
+    uint64_t *gpa;
+    uint32_t capacity;
+};
 
 struct parked {
     struct io_job job;
@@ -25,40 +33,72 @@ struct parked {
     uint64_t deadline_ns;
     uint64_t bytes; /* of this allocation */
     uint16_t head;
-    struct iovec *iov; /* all pieces of the chain, readable ones first */
-    uint64_t *gpa;
-    uint32_t count;
-    /* then: iov, scratch, gpa, args */
+    struct pieces readable, writable;
+    /* then the two lists, room for slices of either, and the arguments */
 };
+
+/* Copies `count` pieces from the chain's number `first` to `at`; returns what follows the copy. */
+static uint8_t *copy_pieces(struct pieces *pieces, uint8_t *at, const struct vring_chain *chain, uint32_t first, uint32_t count)
+{
+    pieces->capacity = count + SPARE_PIECES;
+    pieces->iov = memcpy(at, chain->iov + first, count * sizeof(struct iovec));
+    at += pieces->capacity * sizeof(struct iovec);
+    pieces->gpa = memcpy(at, chain->gpa + first, count * sizeof(uint64_t));
+    return at + pieces->capacity * sizeof(uint64_t);
+}
 
 static struct parked *copy_request(struct queue *queue, const struct fuse_request *request)
 {
-    size_t count = request->readable_count + request->writable_count;
-    size_t iov_bytes = count * sizeof(struct iovec), gpa_bytes = count * sizeof(uint64_t);
-    size_t bytes = sizeof(struct parked) + 2 * iov_bytes + gpa_bytes + request->args_size;
+    uint32_t readable = request->readable_count, writable = request->writable_count;
+    size_t slices = (readable > writable ? readable : writable) + SPARE_PIECES;
+    size_t bytes = sizeof(struct parked) + (readable + writable + 2 * SPARE_PIECES) * (sizeof(struct iovec) + sizeof(uint64_t)) +
+                   slices * sizeof(struct iovec) + request->args_size;
     struct parked *parked = malloc(bytes);
+    uint8_t *at = (uint8_t *)(parked + 1);
 
     if (!parked)
         return NULL;
-    uint8_t *at = (uint8_t *)(parked + 1);
-    *parked = (struct parked){ .queue = queue, .request = *request, .bytes = bytes, .head = queue->chain.head, .count = count };
-    parked->iov = memcpy(at, queue->chain.iov, iov_bytes);
-    parked->request.readable = parked->iov;
-    parked->request.writable = parked->iov + request->readable_count;
-    parked->request.scratch = (struct iovec *)(at + iov_bytes);
-    parked->gpa = memcpy(at + 2 * iov_bytes, queue->chain.gpa, gpa_bytes);
-    parked->request.args = memcpy(at + 2 * iov_bytes + gpa_bytes, request->args, request->args_size);
+    *parked = (struct parked){ .queue = queue, .request = *request, .bytes = bytes, .head = queue->chain.head };
+    at = copy_pieces(&parked->readable, at, &queue->chain, 0, readable);
+    at = copy_pieces(&parked->writable, at, &queue->chain, readable, writable);
+    parked->request.readable = parked->readable.iov;
+    parked->request.writable = parked->writable.iov;
+    parked->request.scratch = (struct iovec *)at;
+    parked->request.args = memcpy(at + slices * sizeof(struct iovec), request->args, request->args_size);
     parked->deadline_ns = queue_now_ns() + queue->limits->miss_timeout_ns;
     return parked;
 }
 
-static void finish(struct parked *parked, int64_t result)
+static bool retranslate_pieces(const struct queue *queue, struct pieces *pieces, uint32_t *count)
+{
+    return !vring_retranslate(queue->memory, pieces->iov, pieces->gpa, count, pieces->capacity);
+}
+
+/* Finds the request's memory again: the table may have changed since. When it is not all there any
+ * more the request is cut to what is, which the reply header of an error may still fit in. */
+static bool retranslate(struct parked *parked)
+{
+    struct fuse_request *request = &parked->request;
+    bool all = retranslate_pieces(parked->queue, &parked->readable, &request->readable_count);
+
+    all &= retranslate_pieces(parked->queue, &parked->writable, &request->writable_count);
+    if (all)
+        return true;
+    request->writable_size = 0;
+    for (uint32_t i = 0; i < request->writable_count; i++)
+        request->writable_size += request->writable[i].iov_len;
+    return false;
+}
+
+/* Returns the bytes that the reply has. */
+static uint64_t finish(struct parked *parked, int64_t result)
 {
     struct queue *queue = parked->queue;
 
     queue_complete(queue, parked->head, &parked->request.in, result);
     queue->parked_bytes -= parked->bytes;
     free(parked);
+    return (uint64_t)result;
 }
 
 static void run_in_pool(struct io_job *job, struct fuse_context *context)
@@ -162,22 +202,17 @@ static void stop_waiting(struct parked *parked)
     parked->request.wait_blob = NULL;
 }
 
-/* Runs a request again. Its memory may have moved since: the table changes between turns. */
-static void run_again(struct parked *parked)
+static uint64_t run_again(struct parked *parked)
 {
     struct fuse_request *request = &parked->request;
     int64_t result;
 
     stop_waiting(parked);
-    if (vring_retranslate(parked->queue->memory, parked->iov, parked->gpa, parked->count)) {
-        finish(parked, 0); /* the driver took the reply's memory away */
-        return;
-    }
-    result = fuse_handle(parked->queue->server, request);
-    if (result == FUSE_PARKED)
-        wait_on(parked);
-    else
-        finish(parked, result);
+    result = retranslate(parked) ? fuse_handle(parked->queue->server, request) : fuse_reply_error(request, -EIO);
+    if (result != FUSE_PARKED)
+        return finish(parked, result);
+    wait_on(parked);
+    return 0;
 }
 
 enum verdict { WAIT_ON, RUN_AGAIN, ANSWER_EIO };
@@ -187,7 +222,7 @@ static enum verdict judge(const struct parked *parked, uint64_t now)
     if (now >= parked->deadline_ns)
         return ANSWER_EIO;
     if (parked->request.wait == FUSE_WAIT_UPCALL_ROOM)
-        return RUN_AGAIN;
+        return upcall_may_have_room(&parked->queue->server->store->upcalls) ? RUN_AGAIN : WAIT_ON;
     switch (blob_state(parked->request.wait_blob, parked->request.wait_chunk)) {
     case CHUNK_READY:
         return RUN_AGAIN;
@@ -209,30 +244,31 @@ static struct parked *take_list(struct queue *queue)
     return list;
 }
 
-static void answer_eio(struct parked *parked)
+static uint64_t answer_eio(struct parked *parked)
 {
-    struct fuse_request *request = &parked->request;
-
     QUEUE_COUNT(parked->queue, failed_misses, 1);
     stop_waiting(parked);
-    if (vring_retranslate(parked->queue->memory, parked->iov, parked->gpa, parked->count))
-        finish(parked, 0);
-    else
-        finish(parked, fuse_reply_error(request, -EIO));
+    (void)retranslate(parked);
+    return finish(parked, fuse_reply_error(&parked->request, -EIO));
 }
 
 void queue_scan_parked(struct queue *queue)
 {
-    uint64_t now = queue->parked ? queue_now_ns() : 0;
+    uint64_t now = queue->parked ? queue_now_ns() : 0, stored = 0;
     struct parked **at = &queue->parked;
 
     queue->next_deadline_ns = 0;
-    /* Only what is on the list now: a request that runs again and must wait again goes to the tail. */
+    /* Only what is on the list now: a request that runs again and must wait again goes to the tail.
+     * A fetch may end the wait of a hundred large reads: what the driver asks meanwhile gets its turn. */
     for (uint32_t left = queue->waiter.parked; left; left--) {
+        if (stored >= QUEUE_BATCH_BYTES) {
+            __atomic_store_n(&queue->attention, true, __ATOMIC_RELAXED);
+            return;
+        }
         struct parked *parked = *at;
         enum verdict verdict = judge(parked, now);
         if (verdict == WAIT_ON) {
-            look_again_at(queue, parked->deadline_ns);
+            look_again_at(queue, parked->request.wait == FUSE_WAIT_UPCALL_ROOM ? now + ROOM_RETRY_NS : parked->deadline_ns);
             at = &parked->next;
             continue;
         }
@@ -240,10 +276,7 @@ void queue_scan_parked(struct queue *queue)
         if (!*at)
             queue->parked_tail = at;
         shared_store_relaxed(&queue->waiter.parked, queue->waiter.parked - 1);
-        if (verdict == RUN_AGAIN)
-            run_again(parked);
-        else
-            answer_eio(parked);
+        stored += verdict == RUN_AGAIN ? run_again(parked) : answer_eio(parked);
     }
 }
 

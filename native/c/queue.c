@@ -143,7 +143,7 @@ static bool may_stop(struct queue *queue)
     deadline = queue->stop_deadline_ns;
     pool_is_done = !queue->in_pool && !queue->done;
     pthread_mutex_unlock(&queue->lock);
-    if (queue->parked && queue_now_ns() >= deadline)
+    if (queue->parked && (!queue->vq.used || queue_now_ns() >= deadline))
         queue_fail_parked(queue);
     if (!queue->parked && pool_is_done)
         return true;
@@ -169,7 +169,9 @@ static void *queue_main(void *argument)
                 continue;
             }
         }
-        if (attention || (queue->next_deadline_ns && queue_now_ns() >= queue->next_deadline_ns)) {
+        if (!queue->vq.used && order != QUEUE_STOP) {
+            queue->next_deadline_ns = 0; /* no ring to answer in: what waits stands still with it */
+        } else if (attention || (queue->next_deadline_ns && queue_now_ns() >= queue->next_deadline_ns)) {
             queue_collect_done(queue);
             queue_scan_parked(queue);
             if (queue->vq.used)

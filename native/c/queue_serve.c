@@ -22,6 +22,8 @@ bool queue_can_pop(const struct queue *queue)
 
 void queue_complete(struct queue *queue, uint16_t head, const struct fuse_in_header *in, int64_t result)
 {
+    if (!queue->vq.used)
+        return; /* it stops, and its memory went before it: nobody is there to hear */
     vring_push(&queue->vq, head, (uint32_t)result);
     QUEUE_COUNT(queue, replies, 1);
     if (in->opcode == FUSE_READ)

@@ -4,6 +4,9 @@
 
 #include "rafsfs.h"
 
+/* Of one reply, whatever a driver asks for (Linux: a page or a few): it bounds how long a queue is busy. */
+#define MAX_LISTING FUSE_MAX_IO
+
 static const uint32_t dirent_types[] = { 0, S_IFREG >> 12, S_IFDIR >> 12, S_IFCHR >> 12, S_IFBLK >> 12, S_IFIFO >> 12, S_IFSOCK >> 12, S_IFLNK >> 12 };
 
 static bool is_dot(const struct rafs_dirent *entry)
@@ -59,6 +62,7 @@ static int64_t list(struct fuse_request *request, bool plus)
         return -EINVAL;
     room = request->writable_size - sizeof(struct fuse_out_header);
     room = room < in->size ? room : in->size;
+    room = room < MAX_LISTING ? room : MAX_LISTING;
     while ((got = rafs_dir_entry(rafsfs->image, &dir, cookie, &entry, &next)) > 0) {
         got = pack(rafsfs, &entry, next, plus, packed);
         if (got < 0 || (uint64_t)got > room - done)

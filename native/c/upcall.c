@@ -52,6 +52,11 @@ bool upcall_has_room_locked(const struct upcall_ring *ring)
     return ring->shared->tail - __atomic_load_n(&ring->shared->head, __ATOMIC_ACQUIRE) < UPCALL_CAPACITY;
 }
 
+bool upcall_may_have_room(const struct upcall_ring *ring)
+{
+    return shared_load_relaxed(&ring->shared->tail) - shared_load_relaxed(&ring->shared->head) < UPCALL_CAPACITY;
+}
+
 void upcall_push_locked(struct upcall_ring *ring, uint32_t blob, uint32_t first_chunk, uint32_t chunk_count)
 {
     struct upcall_shared *shared = ring->shared;

@@ -37,6 +37,8 @@ void upcall_ring_destroy(struct upcall_ring *ring);
 void upcall_lock(struct upcall_ring *ring);
 void upcall_unlock(struct upcall_ring *ring);
 bool upcall_has_room_locked(const struct upcall_ring *ring);
+/* A guess that needs no lock: whether it is worth trying. */
+bool upcall_may_have_room(const struct upcall_ring *ring);
 void upcall_push_locked(struct upcall_ring *ring, uint32_t blob, uint32_t first_chunk, uint32_t chunk_count);
 /* Takes up to `limit` records. When there are more, or more arrive later, event_fd is readable. */
 unsigned upcall_take(struct upcall_ring *ring, struct upcall_record *records, unsigned limit);

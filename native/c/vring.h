@@ -23,8 +23,9 @@ struct virtqueue {
     /* set by the control plane */
     uint32_t num; /* queue size, a power of two */
     uint64_t desc_user_addr, avail_user_addr, used_user_addr;
+    bool has_addresses; /* the three are set: 0 is an address like others */
     bool event_idx, indirect;
-    /* resolved from the above by vring_resolve; NULL while the ring has no memory */
+    /* resolved from size and addresses by vring_resolve; NULL while the ring has no memory */
     const struct vring_desc *desc;
     struct vring_avail *avail;
     struct vring_used *used;
@@ -48,15 +49,16 @@ struct vring_chain {
     uint16_t head;
 };
 
-/* Turns the user addresses into pointers. -EFAULT: an area is outside guest memory or misaligned. */
+/* Turns the user addresses into pointers, once they and the size are set; again whenever one of
+ * them, or the memory, has changed. -EFAULT: an area is outside guest memory or misaligned. */
 int vring_resolve(struct virtqueue *vq, const struct gpa_table *memory);
 void vring_unresolve(struct virtqueue *vq);
 
 /* 1: a chain; 0: empty; -EPROTO: the driver broke the ring. */
 int vring_pop(struct virtqueue *vq, const struct gpa_table *memory, struct vring_chain *chain);
-/* Translates the pieces of a chain again. -EFAULT: some of it is no guest memory any more, or is
- * laid out otherwise than it was. */
-int vring_retranslate(const struct gpa_table *memory, struct iovec *iov, const uint64_t *gpa, uint32_t count);
+/* Translates pieces again; one that lies across a new border becomes two, while they are no more
+ * than `capacity`. -EFAULT: some of it is no guest memory any more; *count is how many before it are. */
+int vring_retranslate(const struct gpa_table *memory, struct iovec *iov, uint64_t *gpa, uint32_t *count, uint32_t capacity);
 /* Hands a chain back: `written` is the exact number of bytes stored in its writable pieces. */
 void vring_push(struct virtqueue *vq, uint16_t head, uint32_t written);
 

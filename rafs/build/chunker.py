@@ -83,19 +83,30 @@ class Packer:
         return [self._pack_piece(piece) for piece in unit]
 
     def _pack_piece(self, piece: Piece) -> list[PackedChunk]:
-        chunks = []
         with SourceFile(piece.inode) as file:
-            for offset in range(piece.offset, piece.end, self._chunk_size):
-                size = min(self._chunk_size, piece.end - offset)
-                data: bytes | None = None
-                if file.is_hole(offset, size):
-                    key = self._zeros_key(size)
-                else:
-                    data = file.read(offset, size)
-                    key = chunk_key(self._digest(data), size)
-                stored = None if key in self._known else self._compress(bytes(size) if data is None else data)
-                chunks.append(PackedChunk(key, size, offset, stored))
-        return chunks
+            if file.is_sparse:
+                return [self._pack_sparse(file, offset, size) for offset, size in self._ranges(piece)]
+            data = file.read(piece.offset, piece.end - piece.offset)
+        start = piece.offset
+        return [
+            self._pack_chunk(data[offset - start : offset - start + size], offset)
+            for offset, size in self._ranges(piece)
+        ]
+
+    def _ranges(self, piece: Piece) -> Iterator[tuple[int, int]]:
+        for offset in range(piece.offset, piece.end, self._chunk_size):
+            yield offset, min(self._chunk_size, piece.end - offset)
+
+    def _pack_chunk(self, data: bytes, offset: int) -> PackedChunk:
+        key = chunk_key(self._digest(data), len(data))
+        return PackedChunk(key, len(data), offset, None if key in self._known else self._compress(data))
+
+    def _pack_sparse(self, file: SourceFile, offset: int, size: int) -> PackedChunk:
+        """A chunk that lies in a hole is neither read nor, but for the first of its size, hashed."""
+        if not file.is_hole(offset, size):
+            return self._pack_chunk(file.read(offset, size), offset)
+        key = self._zeros_key(size)
+        return PackedChunk(key, size, offset, None if key in self._known else self._compress(bytes(size)))
 
 
 def map_in_order(function: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[tuple[T, R]]:

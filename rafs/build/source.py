@@ -158,7 +158,7 @@ class SourceFile:
     def __init__(self, inode: Inode) -> None:
         self._inode = inode
         self._fd = -1
-        self._is_sparse = False
+        self.is_sparse = False  # whether some of it may be holes
 
     def __enter__(self) -> SourceFile:
         try:
@@ -171,7 +171,7 @@ class SourceFile:
         except BaseException:
             os.close(self._fd)
             raise
-        self._is_sparse = st.st_blocks * 512 < st.st_size
+        self.is_sparse = st.st_blocks * 512 < st.st_size
         return self
 
     def __exit__(
@@ -213,8 +213,6 @@ class SourceFile:
 
     def is_hole(self, offset: int, size: int) -> bool:
         """Whether the range is known, without reading it, to hold only zeros."""
-        if not self._is_sparse:
-            return False
         try:
             return os.lseek(self._fd, offset, os.SEEK_DATA) >= offset + size
         except OSError as error:

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.guest.programs import environment
+
 REPO = Path(__file__).resolve().parent.parent.parent
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -37,10 +39,9 @@ def _locked(cache: Path) -> Iterator[None]:
 
 
 def _run(command: Sequence[str], cwd: Path | None = None) -> str:
+    plain = {**environment(), "LC_ALL": "C"}
     try:
-        done = subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
-        )
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=plain)
     except FileNotFoundError:
         raise PackageError(
             f"no {command[0]}: the guest is made of Debian packages, so a Debian-like machine is needed"

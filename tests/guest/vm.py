@@ -110,7 +110,10 @@ class Guest:
             "none",
             "-no-reboot",
         ]
-        command += ["-accel", os.environ.get("VHOSTFS_GUEST_ACCEL", "tcg"), "-cpu", "max,la57=off"]
+        # One thread for all CPUs. With a thread each, a kernel that patches its own code (static keys) may
+        # run into the breakpoint that it set, where a CPU's translated code is old, and die: "Oops: int3".
+        accel = os.environ.get("VHOSTFS_GUEST_ACCEL", "tcg,thread=single")
+        command += ["-accel", accel, "-cpu", "max,la57=off"]
         command += ["-smp", str(self.cpus), "-m", memory]
         command += ["-machine", "q35,memory-backend=memory,vmport=off,smbus=off,sata=off"]
         command += ["-object", f"memory-backend-memfd,id=memory,size={memory},share=on"]

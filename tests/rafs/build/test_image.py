@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rafs.build import BuildError, BuildOptions, BuildResult, build_image
+from rafs.build.output import PendingFile
 from tests import blobs, erofs
 from tests.trees import Entry, describe, differences, make_nasty_tree
 
@@ -242,6 +243,23 @@ def test_outputs_in_wrong_places_are_refused(
 def test_unknown_options_are_refused(tmp_path: Path, options: BuildOptions, complaint: str) -> None:
     with pytest.raises(BuildError, match=complaint):
         build_image(tmp_path, Path("/nonexistent/b"), Path("/nonexistent"), options)
+
+
+def test_blob_is_there_before_the_bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "file").write_bytes(b"data")
+    seen = []
+    real_commit = PendingFile.commit
+
+    def commit(self: PendingFile, name: str) -> Path:
+        path = real_commit(self, name)
+        seen.append((path.name, (tmp_path / "image.boot").exists()))
+        return path
+
+    monkeypatch.setattr(PendingFile, "commit", commit)
+    result = build(tmp_path / "source", tmp_path)
+    assert result.blob is not None
+    assert seen == [(result.blob.blob_id, False), ("image.boot", True)]
 
 
 def test_failed_build_leaves_what_was_there(tmp_path: Path) -> None:

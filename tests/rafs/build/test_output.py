@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,24 @@ def test_commit_replaces_at_once(tmp_path: Path) -> None:
         assert file.commit("name") == tmp_path / "name"
     assert list(tmp_path.iterdir()) == [tmp_path / "name"]
     assert (tmp_path / "name").read_bytes() == b"new content"
+
+
+def test_content_is_durable_before_its_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[str, list[str]]] = []
+    real_fsync = os.fsync
+
+    def fsync(fd: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"
+        steps.append((kind, [path.name for path in tmp_path.iterdir() if path.name == "name"]))
+        real_fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with PendingFile(tmp_path, "blob") as file:
+        file.write(b"content")
+        file.commit("name")
+    assert steps == [("file", []), ("folder", ["name"])]
 
 
 def test_folder_is_made_and_umask_respected(tmp_path: Path) -> None:
