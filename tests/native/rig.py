@@ -113,6 +113,7 @@ class Rig:
     """A device that serves `image`, guest memory, and what is attached to its queues. A context manager.
 
     `warm`: every chunk is READY from the start. `data_path`: keep the data file there, not in a memfd.
+    `path`: where the image is mounted; None: nowhere yet. Any but "/" makes a session of many mounts.
     Nothing is started before `attach` or `client`.
     """
 
@@ -126,6 +127,7 @@ class Rig:
         poll_us: int = 50,
         regions: Sequence[tuple[int, int]] = ((0x10_0000, 64 << 20),),
         data_path: Path | None = None,
+        path: str | None = "/",
     ) -> None:
         self.store = ChunkStore()
         self.image = Image(image.bootstrap)
@@ -142,11 +144,17 @@ class Rig:
             num_request_queues=num_request_queues,
             miss_timeout_ms=miss_timeout_ms,
             poll_us=poll_us,
+            shared=path != "/",
         )
-        self.device.mount(self.image, [cache.blob for cache in self.caches])
+        if path is not None:
+            self.mount(path)
         self.memory = GuestMemory(regions)
         self.drivers: list[Driver] = []
         self.share()
+
+    def mount(self, path: str) -> None:
+        """Mount the image, once more maybe."""
+        self.device.mount_image(path, self.image, [cache.blob for cache in self.caches])
 
     @property
     def cache(self) -> Cache:
