@@ -76,7 +76,8 @@ class Backend:
             return False
         return True
 
-    def _said(self) -> str:
+    def said(self) -> str:
+        """The end of what the daemon printed."""
         return self.log.read_text(errors="replace")[-4000:]
 
 
