@@ -20,7 +20,7 @@ C_OBJECTS := $(C_SOURCES:native/c/%.c=build/sanitized-c/%.o)
 C_TESTS := $(patsubst tests/native/%.c,build/sanitized-c/%,$(wildcard tests/native/test_*.c))
 
 # What `make test-sanitized` runs: the suites in which C does the work.
-SANITIZED_TESTS ?= tests/native
+SANITIZED_TESTS ?= tests/native tests/vhostfs tests/guest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -26,6 +26,7 @@ from rich.table import Table
 from bench import backends, loadgen, tree
 from bench.place import WORK, BenchError, console, describe_machine, first_line
 from tests.guest.backend import Backend, BackendError
+from tests.guest.debian import PackageError
 
 WORKLOADS = [
     "lookup:1",
@@ -224,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = console()
     try:
         return run(out, arguments)
-    except (BenchError, BackendError) as error:
+    except (BenchError, BackendError, PackageError) as error:
         print(error, file=sys.stderr)
         return 1
 

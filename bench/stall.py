@@ -36,6 +36,7 @@ from bench.loadgen import Load, Result
 from bench.place import WORK, BenchError, console, describe_machine
 from rafs.image import Image as Bootstrap
 from tests.guest.backend import Backend, BackendError, Image
+from tests.guest.debian import PackageError
 
 DELAY_S = 0.3
 #: how often the cold file's pages are dropped again while they are being read
@@ -192,7 +193,7 @@ def show(out: Console, rows: Sequence[Row]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.stall", description=__doc__.split("\n")[0])
-    parser.add_argument("--size", type=int, default=256, metavar="MIB", help="of each of the two files (256)")
+    parser.add_argument("--size", type=int, default=256, metavar="MIB", help="of the file that is hit (256)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements, a row (3)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement (2)")
     arguments = parser.parse_args(argv)
@@ -208,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for row in rows:
                 row.measure()
         show(out, rows)
-    except (BenchError, BackendError) as error:
+    except (BenchError, BackendError, PackageError) as error:
         print(error, file=sys.stderr)
         return 1
     stalled = next(row for row in rows if "stalled" in row.name)

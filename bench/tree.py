@@ -1,7 +1,8 @@
 """The generated tree that the hit and cold benchmarks read, and its images.
 
-`big` holds pseudo-random bytes (the same each time; no compressor gains on them), `mixed` bytes that compress
-to about half, `d` a thousand small files. What stands in build/bench from an earlier run is used again.
+`big` holds pseudo-random bytes (the same each time; no compressor gains on them), `mixed` the bytes of real
+programs (the files of the demo's root file system, one after the other, some 100 MB), `d` a thousand small
+files. What stands in build/bench from an earlier run is used again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from bench.place import WORK
+from tests.guest import debian
 from tests.guest.backend import Image
 
 MIB = 1 << 20
@@ -18,7 +20,7 @@ SMALL_FILES = 1000
 
 
 def tree(size_mib: int) -> Path:
-    """The tree with a `big` and a `mixed` of that many MiB."""
+    """The tree with a `big` of that many MiB. Raises PackageError."""
     root = WORK / f"tree-{size_mib}"
     if root.exists():
         return root
@@ -26,11 +28,14 @@ def tree(size_mib: int) -> Path:
     shutil.rmtree(fresh, ignore_errors=True)
     (fresh / "d").mkdir(parents=True)
     source = random.Random(1)
-    with (fresh / "big").open("wb") as big, (fresh / "mixed").open("wb") as mixed:
+    with (fresh / "big").open("wb") as big:
         for _ in range(size_mib):
             big.write(source.randbytes(MIB))
-            for _ in range(MIB // 128):  # pieces of noise between repeated words
-                mixed.write(source.randbytes(48) + b"chunk " * 13 + b"\n\n")
+    with (fresh / "mixed").open("wb") as mixed:
+        for path in sorted(debian.python_root().rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                mixed.write(path.read_bytes())
+        mixed.truncate(mixed.tell() // MIB * MIB)
     for number in range(SMALL_FILES):
         (fresh / "d" / f"file-{number:04}").write_bytes(source.randbytes(number * 7))
     fresh.rename(root)

@@ -142,15 +142,20 @@ class BlobStore:
             blob, first, blob.meta.record.chunk_count - first if count is None else count
         )
 
-    async def close(self) -> None:
-        """Stop serving, fail what is on its way, put the blobs on disk; a slow disk is not waited for.
-
-        The back-end is the caller's to close.
-        """
+    async def stop(self) -> None:
+        """Stop serving, and fail what is on its way: requests that wait for it are answered EIO."""
         self._read_upcalls(False)
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
+        await asyncio.gather(*(self._fetcher.stop(blob) for blob in list(self._blobs.values())))
+
+    async def close(self) -> None:
+        """`stop`, and put the blobs on disk; a slow disk is not waited for.
+
+        The back-end is the caller's to close.
+        """
+        await self.stop()
         await asyncio.gather(*(self._close(blob) for blob in list(self._blobs.values())))
         self._pool.shutdown(wait=False, cancel_futures=True)
 

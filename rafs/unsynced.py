@@ -155,7 +155,7 @@ class UnsyncedMarker:
             return False
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not is_same_file(self._fd, self._path) or self._content() == _WRITEBACK_FAILED:
+            if not is_same_file(self._fd, self._path) or self._content() not in (self._boot_id, b""):
                 return False
             try:
                 sync()

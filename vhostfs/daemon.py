@@ -96,8 +96,11 @@ class Daemon:
         stack.callback(self.device.close)
         stack.callback(self._write_statistics)
         self.device.mount_image("/", image, [blob.native for blob in opened])
-        server = Server(listener, offer, VirtioFsDevice(self.device))
-        await stack.enter_async_context(_background(server.serve()))
+        binding = VirtioFsDevice(self.device)
+        stack.callback(binding.close)
+        await stack.enter_async_context(_background(Server(listener, offer, binding).serve()))
+        # First of all at the end: a vring that is being stopped waits for its misses.
+        stack.push_async_callback(self.blobs.stop)
         log.info("serving %s on %s", options.bootstrap, listener.path or f"descriptor {options.listen_fd}")
 
     async def _open_blob(self, image: Image, index: int) -> OpenBlob:

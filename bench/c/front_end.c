@@ -108,24 +108,6 @@ static void tell(struct front_end *fe, enum request request, const void *payload
         die("the back-end refused request %d (%llu)", request, (unsigned long long)failed);
 }
 
-void front_end_connect(struct front_end *fe, const char *path, unsigned timeout_s, bool wait)
-{
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
-    struct timeval timeout = { .tv_sec = timeout_s };
-
-    if (strlen(path) >= sizeof(address.sun_path))
-        die("the path of the socket is longer than %zu bytes: %s", sizeof(address.sun_path) - 1, path);
-    memcpy(address.sun_path, path, strlen(path) + 1);
-    *fe = (struct front_end){ .socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), .memory_fd = -1 };
-    for (unsigned tries = timeout_s * 2000; connect(fe->socket, (struct sockaddr *)&address, sizeof(address)); tries--) {
-        if (!wait || !tries || (errno != ENOENT && errno != ECONNREFUSED))
-            die("cannot connect to %s: %s", path, strerror(errno));
-        usleep(500);
-    }
-    setsockopt(fe->socket, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
-    setsockopt(fe->socket, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
-}
-
 static void make_memory(struct front_end *fe, size_t size)
 {
     fe->memory_size = size;
@@ -138,12 +120,30 @@ static void make_memory(struct front_end *fe, size_t size)
         die("cannot map %zu bytes of guest memory: %s", size, strerror(errno));
 }
 
-void front_end_start(struct front_end *fe, size_t memory_size, unsigned queues)
+void front_end_connect(struct front_end *fe, const char *path, size_t memory_size, unsigned timeout_s, bool wait)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    struct timeval timeout = { .tv_sec = timeout_s };
+
+    if (strlen(path) >= sizeof(address.sun_path))
+        die("the path of the socket is longer than %zu bytes: %s", sizeof(address.sun_path) - 1, path);
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    *fe = (struct front_end){ .socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0) };
+    make_memory(fe, memory_size);
+    for (unsigned tries = timeout_s * 2000; connect(fe->socket, (struct sockaddr *)&address, sizeof(address)); tries--) {
+        if (!wait || !tries || (errno != ENOENT && errno != ECONNREFUSED))
+            die("cannot connect to %s: %s", path, strerror(errno));
+        usleep(500);
+    }
+    setsockopt(fe->socket, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+    setsockopt(fe->socket, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+}
+
+void front_end_negotiate(struct front_end *fe, unsigned queues)
 {
     uint64_t offered, wanted = 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_RING_F_INDIRECT_DESC |
                                1ull << VIRTIO_RING_F_EVENT_IDX | VHOST_USER_F_PROTOCOL_FEATURES;
 
-    make_memory(fe, memory_size);
     offered = ask(fe, GET_FEATURES);
     fe->virtio_features = offered & wanted;
     if (!(offered & 1ull << VIRTIO_RING_F_INDIRECT_DESC) || !(offered & 1ull << VIRTIO_F_VERSION_1))
@@ -163,7 +163,7 @@ void front_end_start(struct front_end *fe, size_t memory_size, unsigned queues)
     struct {
         uint32_t count, padding;
         uint64_t gpa, size, user_addr, mmap_offset;
-    } table = { 1, 0, 0, memory_size, (uintptr_t)fe->memory, 0 };
+    } table = { 1, 0, 0, fe->memory_size, (uintptr_t)fe->memory, 0 };
     tell(fe, SET_MEM_TABLE, &table, sizeof(table), fe->memory_fd);
 }
 

@@ -26,11 +26,10 @@ struct vring_setup {
     int kick_fd, call_fd;
 };
 
-/* Connects; with `wait`, tries again for up to timeout_s while nobody listens. */
-void front_end_connect(struct front_end *front_end, const char *path, unsigned timeout_s, bool wait);
-/* Maps `memory_size` bytes, negotiates; dies when the back-end has fewer than `queues` queues or
- * offers no indirect descriptors. */
-void front_end_start(struct front_end *front_end, size_t memory_size, unsigned queues);
+/* Makes guest memory, then connects; with `wait`, tries again for up to timeout_s while nobody listens. */
+void front_end_connect(struct front_end *front_end, const char *path, size_t memory_size, unsigned timeout_s, bool wait);
+/* Negotiates; dies when the back-end has fewer than `queues` queues or offers no indirect descriptors. */
+void front_end_negotiate(struct front_end *front_end, unsigned queues);
 /* Hands out guest memory, never given back. Dies when there is no more. */
 void *front_end_allocate(struct front_end *front_end, size_t size, size_t alignment);
 uint64_t front_end_gpa(const struct front_end *front_end, const void *pointer);

@@ -171,9 +171,10 @@ int main(int argc, char **argv)
             depth = options.jobs[i].depth + options.background.depth;
     if (depth < 32)
         depth = 32; /* so that data rotates through 32 MiB of guest memory at every depth */
-    front_end_connect(&front_end, options.socket, options.timeout_s, options.wait_for_socket);
+    size_t memory_size = ((size_t)options.queues * depth + 16) * (RING_MAX_DATA + (64 << 10));
+    front_end_connect(&front_end, options.socket, memory_size, options.timeout_s, options.wait_for_socket);
     uint64_t connected_ns = now_ns();
-    front_end_start(&front_end, ((size_t)options.queues * depth + 16) * (RING_MAX_DATA + (64 << 10)), 1 + options.queues);
+    front_end_negotiate(&front_end, 1 + options.queues);
     ring_start(&rings[0], &front_end, 0, options.num < 128 ? options.num : 128, 2, false);
     for (unsigned i = 1; i <= options.queues; i++)
         ring_start(&rings[i], &front_end, i, options.num, depth, true);

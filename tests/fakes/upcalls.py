@@ -22,9 +22,13 @@ class ScriptedUpcalls(ChunkStore):
     def miss(self, blob: Blob, first: int, count: int = 1) -> list[tuple[int, int]]:
         """A read of chunks: those that are ABSENT become PENDING and are asked for. Returns them as runs."""
         runs = blob.claim(first, count)
+        self.ask(blob, runs)
+        return runs
+
+    def ask(self, blob: Blob, runs: list[tuple[int, int]]) -> None:
+        """Ask for chunks that were claimed before."""
         self._upcalls += [Upcall(blob.handle, *run) for run in runs]
         os.eventfd_write(self._event_fd, 1)
-        return runs
 
     def take(self, limit: int = 256) -> list[Upcall]:
         os.eventfd_read(self._event_fd)

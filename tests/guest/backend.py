@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.guest.vm import Guest, Result
+from tests.guest.vm import Guest, GuestError, Result
 
 #: A daemon listens within tens of ms; the bound is for a loaded machine, or a build under sanitizers.
 START_S = 20.0
@@ -43,13 +43,13 @@ class Backend:
         while not is_listening(self.socket):
             if self._ended_within(0.01):
                 raise BackendError(
-                    f"{self._name} ended with {self.process.returncode} at its start:\n{self._said()}"
+                    f"{self._name} ended with {self.process.returncode} at its start:\n{self.said()}"
                 )
             if time.monotonic() > deadline:
                 self.process.kill()
                 self.process.wait()
                 raise BackendError(
-                    f"{self._name} does not listen on {self.socket} after {START_S:.0f} s:\n{self._said()}"
+                    f"{self._name} does not listen on {self.socket} after {START_S:.0f} s:\n{self.said()}"
                 )
         return self
 
@@ -61,9 +61,9 @@ class Backend:
         if not self._ended_within(STOP_S):
             self.process.kill()
             self.process.wait()
-            raise BackendError(f"{self._name} did not end within {STOP_S:.0f} s of SIGTERM:\n{self._said()}")
+            raise BackendError(f"{self._name} did not end within {STOP_S:.0f} s of SIGTERM:\n{self.said()}")
         if self.process.returncode and kind is None:
-            raise BackendError(f"{self._name} ended with status {self.process.returncode}:\n{self._said()}")
+            raise BackendError(f"{self._name} ended with status {self.process.returncode}:\n{self.said()}")
 
     @property
     def _name(self) -> str:
@@ -76,7 +76,8 @@ class Backend:
             return False
         return True
 
-    def _said(self) -> str:
+    def said(self) -> str:
+        """The end of what the daemon printed."""
         return self.log.read_text(errors="replace")[-4000:]
 
 
@@ -166,14 +167,17 @@ def run_on_image(
     Raises GuestError or BackendError when anything but the script's own status is wrong.
     """
     with Vhostfs(image, cache_dir or work / "cache", work, queues=queues) as daemon:
-        result = guest.run(
-            script,
-            socket=daemon.socket,
-            queues=queues,
-            files=files,
-            backend=daemon.process,
-            timeout_s=timeout_s,
-        )
+        try:
+            result = guest.run(
+                script,
+                socket=daemon.socket,
+                queues=queues,
+                files=files,
+                backend=daemon.process,
+                timeout_s=timeout_s,
+            )
+        except GuestError as error:
+            raise GuestError(f"{error}\nthe daemon said:\n{daemon.said()}") from None
     return result, daemon.statistics()
 
 

@@ -1,0 +1,19 @@
+"""`python -m bench` (make bench): every question, one after the other; 0 when all could be answered."""
+
+from __future__ import annotations
+
+import sys
+
+from bench import build, cold, hits, stall, startup
+
+
+def main() -> int:
+    status = 0
+    for question in (startup, hits, stall, cold, build):
+        status = question.main([]) or status
+        print(flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""How fast is `vhostfs build`? Beside mkfs.erofs and tar | zstd, on the same tree.
+
+The tree is the demo's: Python and bash with all that they need, unpacked from Debian packages; or one given.
+It is read once before, so that all find it in the page cache. Rounds take turns; figures are medians. zstd
+gets all CPUs, as vhostfs build does; mkfs.erofs 1.5 has one thread. What each writes is not the same: vhostfs
+removes duplicate chunks and computes their digests, mkfs.erofs compresses in pieces of 4 KiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from bench import process
+from bench.place import WORK, BenchError, console, describe_machine, first_line
+from bench.process import Cost
+from tests.guest import debian
+from tests.guest.programs import ProgramError, program
+
+OUT = WORK / "build-output"
+
+
+@dataclass
+class Contender:
+    name: str
+    command: Callable[[Path], Cost]
+    #: whose time the ratio is against: with the same kind of compression
+    peer: str | None = None
+    costs: list[Cost] = field(default_factory=list)
+    output_bytes: int = 0
+
+    def measure(self, source: Path) -> None:
+        shutil.rmtree(OUT, ignore_errors=True)
+        OUT.mkdir(parents=True)
+        self.costs.append(self.command(source))
+        self.output_bytes = sum(path.stat().st_size for path in OUT.rglob("*") if path.is_file())
+
+
+def vhostfs(*options: str) -> Callable[[Path], Cost]:
+    build = [sys.executable, "-m", "vhostfs", "build"]
+    where = ["--bootstrap", str(OUT / "bootstrap"), "--blob-dir", str(OUT / "blobs")]
+    return lambda source: process.run([[*build, source, *where, *options]])
+
+
+def mkfs_erofs(*options: str) -> Callable[[Path], Cost]:
+    mkfs = program("mkfs.erofs")
+    return lambda source: process.run([[mkfs, "--quiet", *options, OUT / "erofs", source]])
+
+
+def tar_zstd(*options: str) -> Callable[[Path], Cost]:
+    tar, zstd = program("tar"), program("zstd")
+    pack = [str(tar), "--create", "--numeric-owner", "--xattrs", "--directory"]
+    return lambda source: process.run([[*pack, source, "."], [zstd, "-q", *options]], OUT / "tar.zst")
+
+
+def contenders() -> list[Contender]:
+    return [
+        Contender("vhostfs build, lz4_block", vhostfs(), "mkfs.erofs -zlz4"),
+        Contender("vhostfs build, zstd", vhostfs("--compressor", "zstd"), "tar | zstd -3 -T0"),
+        Contender("vhostfs build, none", vhostfs("--compressor", "none"), "mkfs.erofs"),
+        Contender("mkfs.erofs -zlz4", mkfs_erofs("-zlz4")),
+        Contender("mkfs.erofs", mkfs_erofs()),
+        Contender("tar | zstd -3 -T0", tar_zstd("-3", "-T0")),
+        Contender("tar | zstd -3", tar_zstd("-3")),
+    ]
+
+
+def read_all(source: Path) -> tuple[int, int]:
+    """Bring the tree into the page cache; its files and bytes."""
+    files = size = 0
+    for folder, _, names in os.walk(source):
+        for name in names:
+            path = Path(folder, name)
+            if path.is_file() and not path.is_symlink():
+                files, size = files + 1, size + len(path.read_bytes())
+    return files, size
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.build", description=__doc__.split("\n")[0])
+    parser.add_argument("--tree", type=Path, metavar="DIR", help="what to build from (the demo's root)")
+    parser.add_argument("--rounds", type=int, default=3, help="builds, a row (3)")
+    arguments = parser.parse_args(argv)
+    out = console()
+    try:
+        source = arguments.tree or debian.python_root()
+        files, size = read_all(source)
+        runs = contenders()
+        versions = ", ".join(first_line(name, "--version") for name in ("mkfs.erofs", "tar", "zstd"))
+        out.print(f"[bold]Build[/] on {describe_machine()}\npeers: {versions}")
+        out.print(f"{files:,} files, {size / 1e6:.0f} MB; {arguments.rounds} builds a row, taking turns")
+        for _ in range(arguments.rounds):
+            for contender in runs:
+                contender.measure(source)
+    except (BenchError, ProgramError, debian.PackageError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for name in ("wall s", "files/s", "MB/s", "cpu s", "peak MB", "output MB", "speed / peer", "size / peer"):
+        table.add_column(name, justify="right")
+    walls = {one.name: statistics.median(cost.wall_s for cost in one.costs) for one in runs}
+    sizes = {one.name: one.output_bytes for one in runs}
+    for one in runs:
+        wall = walls[one.name]
+        cells = [f"{wall:.2f}", f"{files / wall:,.0f}", f"{size / wall / 1e6:,.0f}"]
+        cells.append(f"{statistics.median(cost.cpu_s for cost in one.costs):.2f}")
+        cells.append(f"{max(cost.peak_rss for cost in one.costs) / 1e6:,.0f}")
+        cells.append(f"{one.output_bytes / 1e6:,.1f}")
+        if one.peer:
+            ratio = walls[one.peer] / wall
+            cells.append(f"[{'red' if ratio < 1 else 'green'}]{ratio:.2f}[/] {one.peer}")
+            cells.append(f"{one.output_bytes / sizes[one.peer]:.2f}")
+        table.add_row(one.name, *cells)
+    out.print(table)
+    shutil.rmtree(OUT, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
