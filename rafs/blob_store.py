@@ -1,12 +1,15 @@
-"""The blob side in one object: opens blobs, serves the upcalls of the data plane, ends clean.
+"""The blobs of one back-end in one cache directory: opens them, serves their misses, ends clean.
 
-    store = BlobStore(cache_dir, backend, ChunkStore())
-    store.start()                                   # on the event loop
+    upcalls = Upcalls(ChunkStore())
+    upcalls.start()                                 # on the event loop
+    store = BlobStore(cache_dir, backend, upcalls, FetchResources())
+    store.start()
     blob = await store.open_blob(record)            # blob.native is what the data plane takes
     ...
     await store.close()                             # after the devices that use its blobs
 
-Images that share a blob share one OpenBlob. A blob that is closed is put on disk (`CachedBlob.settle`), and
+Any number of stores may share the ring (`Upcalls`) and what fetching may use (`FetchResources`). Images that
+share a blob share one OpenBlob. A blob that is closed is put on disk (`CachedBlob.settle`), and
 so is, every few seconds, one that was written to and is quiet now: a daemon that is killed then leaves
 little to re-verify after power loss.
 """
@@ -15,62 +18,54 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from native.dataplane import Blob, ChunkStore
+from native.dataplane import Blob
 from rafs.backend import BlobBackend
 from rafs.blob_record import BlobRecord
 from rafs.blob_tail import BlobTail, Digests
 from rafs.cache import CachedBlob, CacheDir
-from rafs.chunk_state import Run
 from rafs.errors import ImageCorrupt, RafsError
-from rafs.fetch import Fetcher, FetchLimits, OpenBlob
+from rafs.fetch import Fetcher, FetchResources, OpenBlob
+from rafs.upcalls import Upcalls
 
 log = logging.getLogger(__name__)
 
-#: batches of misses that may be going on; beyond, upcalls stay in their ring, which is bounded too
-MAX_BACKLOG = 1024
 SETTLE_INTERVAL_S = 5.0
 #: how long `close` waits for the disk; SIGTERM has to end within a second
 SETTLE_DEADLINE_S = 0.5
 
 
 class BlobStore:
-    """See the module. `threads` decode and verify; the default is the number of CPUs we may use."""
+    """See the module. `upcalls` and `resources` are the caller's, and shared."""
 
     def __init__(
         self,
         cache_dir: Path,
         backend: BlobBackend,
-        chunks: ChunkStore,
+        upcalls: Upcalls,
+        resources: FetchResources,
         *,
-        limits: FetchLimits | None = None,
-        threads: int | None = None,
         boot_id: str | None = None,
     ) -> None:
         self._cache_dir = CacheDir(cache_dir, boot_id=boot_id)
         self._backend = backend
-        self._chunks = chunks
-        self._pool = ThreadPoolExecutor(
-            threads or len(os.sched_getaffinity(0)), thread_name_prefix="blob-decode"
-        )
-        self._fetcher = Fetcher(backend, self._pool, limits or FetchLimits())
+        self._upcalls = upcalls
+        self._pool = resources.pool
+        self._fetcher = Fetcher(backend, resources)
         self._blobs: dict[str, OpenBlob] = {}
-        self._by_handle: dict[int, OpenBlob] = {}
         self._opening: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._in_doubt = 0
-        self._is_reading = False
         self._settling: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to serve upcalls, on the running loop."""
-        self._read_upcalls(True)
+        """Begin to put quiet blobs on disk, on the running loop."""
         self._settling = asyncio.get_running_loop().create_task(self._settle_now_and_then())
 
     async def open_blob(
@@ -86,7 +81,8 @@ class BlobStore:
             blob = self._blobs.get(record.blob_id)
             if blob is None:
                 blob = await self._open(record, digests)
-                self._blobs[record.blob_id] = self._by_handle[blob.native.handle] = blob
+                self._blobs[record.blob_id] = blob
+                self._upcalls.add(blob.native.handle, partial(self._fetcher.submit, blob))
             else:
                 _check_same(blob.meta.record, record)
                 blob.tail.add_bootstrap_digests(digests)
@@ -94,13 +90,17 @@ class BlobStore:
         return blob
 
     async def _open(self, record: BlobRecord, digests: Digests | None) -> OpenBlob:
-        loop = asyncio.get_running_loop()
-        cache = await loop.run_in_executor(self._pool, self._cache_dir.open, record)
+        opening = asyncio.get_running_loop().run_in_executor(self._pool, self._cache_dir.open, record)
+        try:
+            cache = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_cache)  # a thread cannot be cancelled
+            raise
         tail = BlobTail(cache, self._backend, self._pool, digests)
         try:
             meta = await tail.load_meta()
             native = Blob(
-                self._chunks,
+                self._upcalls.chunks,
                 data_fd=cache.data_fd,
                 chunk_map_fd=cache.chunk_map_fd,
                 meta_fd=tail.meta_fd,
@@ -129,12 +129,12 @@ class BlobStore:
                 await self._close(blob)
 
     async def _close(self, blob: OpenBlob) -> None:
-        del self._blobs[blob.blob_id], self._by_handle[blob.native.handle]
+        del self._blobs[blob.blob_id]
+        self._upcalls.remove(blob.native.handle)
         await self._fetcher.stop(blob)
         blob.native.close()
         blob.tail.close()
-        if await _within(SETTLE_DEADLINE_S, lambda: _settle(blob.cache)):
-            blob.cache.close()
+        await _within(SETTLE_DEADLINE_S, lambda: _settle_and_close(blob.cache))
 
     async def fill(self, blob: OpenBlob, first: int = 0, count: int | None = None) -> None:
         """Fetch what is missing of a range of chunks (default: all). Raises the first error of a chunk."""
@@ -143,8 +143,7 @@ class BlobStore:
         )
 
     async def stop(self) -> None:
-        """Stop serving, and fail what is on its way: requests that wait for it are answered EIO."""
-        self._read_upcalls(False)
+        """Fail what is on its way: requests that wait for it are answered EIO. Stop `Upcalls` first."""
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
@@ -157,37 +156,11 @@ class BlobStore:
         """
         await self.stop()
         await asyncio.gather(*(self._close(blob) for blob in list(self._blobs.values())))
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def statistics(self) -> dict[str, int]:
         """Return the fetcher's statistics, `open_blobs`, and `in_doubt_chunks` found after unclean stops."""
         own = {"open_blobs": len(self._blobs), "in_doubt_chunks": self._in_doubt}
         return self._fetcher.statistics() | own
-
-    # upcalls
-
-    def _read_upcalls(self, wanted: bool) -> None:
-        loop = asyncio.get_running_loop()
-        if wanted and not self._is_reading:
-            loop.add_reader(self._chunks.event_fd, self._on_upcalls)
-        elif self._is_reading and not wanted:
-            loop.remove_reader(self._chunks.event_fd)
-        self._is_reading = wanted
-
-    def _on_upcalls(self) -> None:
-        runs: defaultdict[int, list[Run]] = defaultdict(list)
-        for handle, first, count in self._chunks.take():
-            runs[handle].append((first, count))
-        for handle, of_blob in runs.items():
-            blob = self._by_handle.get(handle)
-            if blob is not None:  # else it was closed, and its requests with it
-                self._fetcher.submit(blob, of_blob).add_done_callback(self._on_batch_done)
-        if self._fetcher.backlog >= MAX_BACKLOG:
-            self._read_upcalls(False)
-
-    def _on_batch_done(self, _: asyncio.Task[None]) -> None:
-        if not self._is_reading and self._settling is not None and not self._settling.done():
-            self._read_upcalls(True)
 
     # settling
 
@@ -210,8 +183,18 @@ def _settle(cache: CachedBlob) -> None:
         log.error("%s; its chunks will be verified again after the next start", error)
 
 
-async def _within(seconds: float, work: Callable[[], None]) -> bool:
-    """Run `work` in a thread that does not hold up the end of the program; False when it takes longer."""
+def _settle_and_close(cache: CachedBlob) -> None:
+    _settle(cache)
+    cache.close()
+
+
+def _close_cache(opening: asyncio.Future[CachedBlob]) -> None:
+    if opening.exception() is None:
+        opening.result().close()
+
+
+async def _within(seconds: float, work: Callable[[], None]) -> None:
+    """Run `work` in a thread that does not hold up the end of the program; go on when it takes longer."""
     loop = asyncio.get_running_loop()
     done = loop.create_future()
 
@@ -224,11 +207,8 @@ async def _within(seconds: float, work: Callable[[], None]) -> bool:
         loop.call_soon_threadsafe(finish)
 
     threading.Thread(target=run, daemon=True, name="blob-settle").start()
-    try:
+    with suppress(TimeoutError):
         await asyncio.wait_for(done, seconds)
-    except TimeoutError:
-        return False
-    return True
 
 
 def _check_same(open_record: BlobRecord, record: BlobRecord) -> None:

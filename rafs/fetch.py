@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,6 +43,24 @@ class FetchLimits:
     max_bytes: int = 64 << 20
     #: plain bytes that one thread decodes before it reports
     work_size: int = 1 << 20
+
+
+class FetchResources:
+    """What all fetching of a process shares: a bound on what is in flight, and the threads that decode.
+
+    `threads`: the default is the number of CPUs that we may use.
+    """
+
+    def __init__(self, limits: FetchLimits | None = None, *, threads: int | None = None) -> None:
+        self.limits = limits or FetchLimits()
+        self.budget = Budget(max_bytes=self.limits.max_bytes, max_requests=self.limits.max_requests)
+        self.pool = ThreadPoolExecutor(
+            threads or len(os.sched_getaffinity(0)), thread_name_prefix="blob-decode"
+        )
+
+    def close(self) -> None:
+        """No store uses them any more; threads that still run are not waited for."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(eq=False)
@@ -105,15 +124,14 @@ class _Batch:
 
 
 class Fetcher:
-    """Fetches chunks of any blob. All methods run on the event loop; `pool` decodes, verifies and writes."""
+    """Fetches chunks of a back-end's blobs. All methods run on the event loop; threads decode and write."""
 
-    def __init__(self, backend: BlobBackend, pool: ThreadPoolExecutor, limits: FetchLimits) -> None:
+    def __init__(self, backend: BlobBackend, resources: FetchResources) -> None:
         self._backend = backend
-        self._pool = pool
-        self._limits = limits
-        self._budget = Budget(max_bytes=limits.max_bytes, max_requests=limits.max_requests)
+        self._pool = resources.pool
+        self._limits = resources.limits
+        self._budget = resources.budget
         self._counters: Counter[str] = Counter()
-        self.backlog = 0  # batches that are not done
 
     def submit(self, blob: OpenBlob, runs: list[Run]) -> asyncio.Task[None]:
         """Fetch chunks that the data plane has made PENDING. Returns at once."""
@@ -149,11 +167,9 @@ class Fetcher:
     def _start(self, blob: OpenBlob, batch: _Batch, runs: list[Run], *, urgent: bool) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._serve(blob, batch, runs, urgent))
         blob.tasks.add(task)
-        self.backlog += 1
 
         def done(task: asyncio.Task[None]) -> None:
             blob.tasks.discard(task)
-            self.backlog -= 1
             batch.end()  # here, since a task that is cancelled before it ran never ran
 
         task.add_done_callback(done)

@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    from vhostfs.daemon import StartError, serve  # heavy: after the arguments are known to be good
+    from vhostfs.daemon import serve  # heavy: after the arguments are known to be good
+    from vhostfs.runtime import StartError
 
     options = ServeOptions(
         socket=arguments.socket,

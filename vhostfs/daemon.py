@@ -10,36 +10,23 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import signal
-import threading
-import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
-
-import uvloop
+from contextlib import AsyncExitStack
 
 from native import dataplane
 from rafs.backend import BlobBackend, LocalBackend
 from rafs.blob_store import BlobStore
 from rafs.errors import RafsError
-from rafs.fetch import OpenBlob
+from rafs.fetch import FetchResources, OpenBlob
 from rafs.image import Image, ImageError
+from rafs.upcalls import Upcalls
 from vhostfs.device import VirtioFsDevice
 from vhostfs.options import ServeOptions
+from vhostfs.runtime import StartError, background, os_error_text, serve_until_signal
 from virtqueue.listener import Listener
 from virtqueue.offer import virtio_fs_offer
 from virtqueue.server import Server
 
 log = logging.getLogger(__name__)
-
-#: Whoever sends SIGTERM expects the end within a second.
-STOP_DEADLINE_S = 0.9
-
-
-class StartError(Exception):
-    """The daemon cannot begin; the text says what to mend."""
 
 
 class Daemon:
@@ -62,7 +49,7 @@ class Daemon:
             raise StartError(error) from error
         except OSError as error:
             await self._stack.aclose()
-            raise StartError(_os_error_text(error)) from error
+            raise StartError(os_error_text(error)) from error
         except BaseException:
             await self._stack.aclose()
             raise
@@ -83,7 +70,11 @@ class Daemon:
         stack.callback(chunks.close)
         backend = self._backend or LocalBackend(options.blob_dir)
         stack.push_async_callback(backend.close)
-        self.blobs = BlobStore(options.cache_dir, backend, chunks)
+        upcalls, resources = Upcalls(chunks), FetchResources()
+        stack.callback(resources.close)
+        upcalls.start()
+        stack.callback(upcalls.stop)
+        self.blobs = BlobStore(options.cache_dir, backend, upcalls, resources)
         self.blobs.start()
         stack.push_async_callback(self.blobs.close)
         opened = await asyncio.gather(*(self._open_blob(image, index) for index in range(image.blob_count)))
@@ -98,9 +89,10 @@ class Daemon:
         self.device.mount_image("/", image, [blob.native for blob in opened])
         binding = VirtioFsDevice(self.device)
         stack.callback(binding.close)
-        await stack.enter_async_context(_background(Server(listener, offer, binding).serve()))
+        await stack.enter_async_context(background(Server(listener, offer, binding).serve()))
         # First of all at the end: a vring that is being stopped waits for its misses.
         stack.push_async_callback(self.blobs.stop)
+        stack.callback(upcalls.stop)
         log.info("serving %s on %s", options.bootstrap, listener.path or f"descriptor {options.listen_fd}")
 
     async def _open_blob(self, image: Image, index: int) -> OpenBlob:
@@ -124,37 +116,12 @@ class Daemon:
         try:
             self.options.statistics.write_text(json.dumps(self.statistics(), indent=1) + "\n")
         except OSError as error:
-            log.error("cannot write the statistics: %s", _os_error_text(error))
+            log.error("cannot write the statistics: %s", os_error_text(error))
 
 
 def serve(options: ServeOptions) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(options))
-
-
-async def _serve(options: ServeOptions) -> None:
-    loop = asyncio.get_running_loop()
-    started = time.monotonic()
-    async with Daemon(options) as daemon:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, daemon.stop)
-        log.debug("ready after %.0f ms", (time.monotonic() - started) * 1000)
-        await daemon.run()
-        log.info("stopping")
-        _give_up_after(STOP_DEADLINE_S)
-
-
-def _give_up_after(seconds: float) -> None:
-    """End the process, whatever it waits for, unless it has ended by then. The cache bears that."""
-
-    def give_up() -> None:
-        log.error("not stopped after %s s (a disk that does not answer?): giving up", seconds)
-        os._exit(1)
-
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
+    serve_until_signal(lambda: Daemon(options))
 
 
 def _listen(options: ServeOptions) -> Listener:
@@ -163,19 +130,3 @@ def _listen(options: ServeOptions) -> Listener:
     if options.listen_fd is None:
         raise ValueError("neither a socket path nor a listening descriptor")
     return Listener.adopt(options.listen_fd)
-
-
-@asynccontextmanager
-async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-def _os_error_text(error: OSError) -> str:
-    where = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
-    return f"{where}: {error.strerror or error}" if where else str(error.strerror or error)

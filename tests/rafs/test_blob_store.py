@@ -18,7 +18,8 @@ from rafs.backend import BlobBackend
 from rafs.blob_store import BlobStore
 from rafs.chunk_state import MergeLimits
 from rafs.errors import BlobCorrupt, BlobUnavailable, CacheFull, ImageCorrupt
-from rafs.fetch import FetchLimits, OpenBlob
+from rafs.fetch import FetchLimits, FetchResources, OpenBlob
+from rafs.upcalls import Upcalls
 from tests.fakes.blobs import (
     BLAKE3,
     BLOB_ID,
@@ -83,13 +84,17 @@ async def running(
     entry: Any = None,
 ) -> AsyncIterator[Running]:
     upcalls = ScriptedUpcalls()
-    store = BlobStore(directory, backend, upcalls, limits=limits, threads=2, boot_id=boot_id)
+    ring, resources = Upcalls(upcalls), FetchResources(limits, threads=2)
+    ring.start()
+    store = BlobStore(directory, backend, ring, resources, boot_id=boot_id)
     store.start()
     try:
         blob = await store.open_blob(entry or BLOB_RECORD.parse(fake.entry), digests=digests)
         yield Running(store, upcalls, blob)
     finally:
+        ring.stop()
         await store.close()
+        resources.close()
         upcalls.close()
 
 
@@ -492,7 +497,7 @@ async def test_a_failed_open_leaves_nothing_open(tmp_path: Path, backend: Memory
 async def test_upcalls_wait_while_too_much_is_going_on(
     tmp_path: Path, backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rafs.blob_store.MAX_BACKLOG", 2)
+    monkeypatch.setattr("rafs.upcalls.MAX_BACKLOG", 2)
     async with running(tmp_path, backend) as run:
         await run.miss(0)
         backend.gate = asyncio.Event()

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.vhostfs.conftest import BuiltImage, GatedBackend
-from vhostfs.daemon import Daemon, StartError
+from vhostfs.daemon import Daemon
+from vhostfs.runtime import StartError
 from virtqueue.frontend import Frontend
 from virtqueue.fuse_client import FuseClient
 from virtqueue.guest_memory import GuestMemory
