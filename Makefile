@@ -65,7 +65,7 @@ build/sanitized-c/%.o: native/c/%.c $(C_HEADERS) | $(SETUP)
 build/sanitized-c/test_%: tests/native/test_%.c $(wildcard tests/native/*.h) $(C_OBJECTS) $(C_HEADERS) | $(SETUP)
 	@mkdir -p $(@D)
 	@echo gcc $<
-	@gcc $(C_FLAGS) $(SANITIZE) -O1 -Itests/native -o $@ $< $(C_OBJECTS)
+	@gcc $(C_FLAGS) $(SANITIZE) -O1 -Itests/native -o $@ $< $(C_OBJECTS) -lseccomp
 
 test: lint warnings test-c ## everything: lint, C warnings, C tests, pytest
 	$(PY) -m pytest

@@ -16,7 +16,7 @@ from cffi import FFI
 
 NATIVE = Path(__file__).resolve().parent
 #: (header, whether its structs are packed), in dependency order
-DECLARATIONS = [("rafs_v6.h", True), ("dataplane.h", False)]
+DECLARATIONS = [("rafs_v6.h", True), ("dataplane.h", False), ("sandbox.h", False)]
 
 
 def declarations(header: str) -> str:
@@ -44,7 +44,7 @@ ffibuilder.set_source(
         "-fno-strict-aliasing",
         *shlex.split(os.environ.get("VHOSTFS_CFLAGS", "")),
     ],
-    libraries=["pthread"],
+    libraries=["pthread", "seccomp"],
 )
 
 if __name__ == "__main__":
