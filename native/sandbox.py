@@ -168,9 +168,7 @@ class SeccompFilter(Handle):
             raise OSError(ffi.errno, f"cannot make a system call filter: {os.strerror(ffi.errno)}")
         super().__init__(pointer)
 
-    def add(
-        self, action: Action, name: str, conditions: Sequence[Condition] = (), *, error: int = 0
-    ) -> bool:
+    def add(self, action: Action, name: str, conditions: Sequence[Condition] = (), *, error: int = 0) -> bool:
         """Add a rule; all of its conditions must hold. False: libseccomp does not know such a system call."""
         array = ffi.new("struct vfs_seccomp_condition[]", len(conditions))
         for index, condition in enumerate(conditions):

@@ -1,0 +1,214 @@
+"""The sandbox: what a daemon gives up before it meets a guest, in which order, and what became of it.
+
+    report = apply_sandbox(policy)      # one thread, before the event loop
+    report.as_json()                    # for the API
+
+PARTS, each switched off by `--no-sandbox=PART`:
+
+mounts         a mount namespace whose root holds the policy's places only (vhostfs/sandbox_root.py)
+capabilities   all but the policy's, from the bounding set too
+no-new-privs   no program could gain privileges; a condition of the next two
+landlock       rights on files by path, no listening on TCP, no signals to processes outside
+seccomp        an allow-list of system calls (vhostfs/syscalls.py)
+
+A part that the machine cannot give is reported as unavailable, with the reason, and logged; the daemon goes
+on. A part that fails where it should work is an error. The limit of open descriptors is raised first, while
+we may. It is all done before the event loop is made: libuv would make an io_uring, past any filter.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from native import sandbox
+from native.sandbox import Access, Action, MountFlag
+from vhostfs import sandbox_root, syscalls
+from vhostfs.sandbox_options import PARTS, check_parts
+from vhostfs.sandbox_policy import CAPABILITIES, Place, SandboxPolicy, Use
+
+log = logging.getLogger(__name__)
+
+
+class SandboxError(Exception):
+    """A part of the sandbox does not work; the text says which, and how to go without."""
+
+
+@dataclass(slots=True)
+class SandboxReport:
+    """What became of each part: `on`, `off`, or `unavailable: ` and the reason."""
+
+    parts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(PARTS, "off"))
+    nofile: int = 0
+    places: tuple[Place, ...] = ()
+    capabilities: list[str] = field(default_factory=list)
+    landlock_abi: int = 0
+    landlock_forbidden: Access = field(default_factory=lambda: Access(0))
+
+    def as_json(self) -> dict[str, object]:
+        """Return {parts: {part: state}, nofile, capabilities: [], landlock_abi, places: {use: [path]}}."""
+        places: dict[str, list[str]] = {}
+        for place in self.places:
+            places.setdefault(place.use.name.lower(), []).append(str(place.path))
+        return {
+            "parts": dict(self.parts),
+            "nofile": self.nofile,
+            "capabilities": list(self.capabilities),
+            "landlock_abi": self.landlock_abi,
+            "places": places,
+        }
+
+    def refusal(self, path: Path, use: Use) -> str | None:
+        """Why `path`, known only now, cannot be used so: a sentence that names the remedy; None if it can."""
+        real = path.resolve()
+        covering = [place for place in self.places if real.is_relative_to(place.path.resolve())]
+        writes = MountFlag.RDONLY not in use.mount_flags
+        if self.parts["mounts"] == "on":
+            nearest = max(covering, key=lambda place: len(place.path.resolve().parts), default=None)
+            hidden = nearest is None or (writes and MountFlag.RDONLY in nearest.use.mount_flags)
+        else:
+            hidden = False
+        if self.parts["landlock"] == "on":
+            allowed = Access(0)
+            for place in covering:
+                allowed |= place.use.access
+            hidden |= bool(use.access & self.landlock_forbidden & ~allowed)
+        if not hidden:
+            return None
+        option, verb = ("--sandbox-writable", "change") if writes else ("--sandbox-readable", "read")
+        return (
+            f"{path}: the sandbox does not let us {verb} it; start with {option} and it, or a directory above"
+        )
+
+
+def apply_sandbox(policy: SandboxPolicy) -> SandboxReport:
+    """Give up what the policy does not keep. Raises SandboxError; ValueError for parts that need others."""
+    check_parts(policy.off)
+    threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 (no need for paths)
+    if threads != 1:
+        raise RuntimeError(f"the sandbox has to be entered before threads are started; there are {threads}")
+    report = SandboxReport(nofile=_raise_nofile(policy.nofile), places=policy.places)
+    steps = {
+        "mounts": _enter_root,
+        "capabilities": _drop_capabilities,
+        "no-new-privs": _set_no_new_privs,
+        "landlock": _restrict_paths,
+        "seccomp": _filter_calls,
+    }
+    for part, step in steps.items():
+        if part in policy.off:
+            continue
+        try:
+            report.parts[part] = step(policy, report)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SandboxError(f"sandbox: {reason}; --no-sandbox={part} goes without it") from error
+    held = _status_field("CapPrm")
+    report.capabilities = [name for bit, name in enumerate(CAPABILITIES) if held >> bit & 1]
+    for part, state in report.parts.items():
+        if state.startswith("unavailable"):
+            log.warning("sandbox: %s is %s", part, state)
+    return report
+
+
+def _status_field(name: str) -> int:
+    """A field of /proc/self/status that is a bit mask."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1], 16)
+    raise ValueError(f"/proc/self/status has no {name}")
+
+
+def _has(capability: str) -> bool:
+    return bool(_status_field("CapEff") >> CAPABILITIES.index(capability) & 1)
+
+
+def _raise_nofile(wanted: int | None) -> int:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = hard if wanted is None else wanted
+    if limit > hard and _has("SYS_RESOURCE"):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        except ValueError:  # beyond fs.nr_open
+            pass
+        else:
+            return limit
+    limit = max(soft, min(limit, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit
+
+
+# The parts. Each returns its state, or raises OSError.
+
+
+def _enter_root(policy: SandboxPolicy, _: SandboxReport) -> str:
+    with_user = not _has("SYS_ADMIN")
+    followed = [place.path for place in policy.places if place.use is Use.SHARED]
+    for path in followed:
+        if path.exists() and not sandbox_root.is_followed(path.resolve()):
+            return f"unavailable: {path} is not on a shared mount, so later mounts below it would not be seen"
+    places: dict[Path, MountFlag] = {}
+    for place in policy.places:
+        places[place.path] = places.get(place.path, place.use.mount_flags) & place.use.mount_flags
+    try:
+        sandbox_root.enter(places, with_user=with_user)
+    except OSError as error:
+        if _is_unavailable(error, with_user):
+            return f"unavailable: {error.strerror}"
+        raise
+    return "on"
+
+
+def _is_unavailable(error: OSError, with_user: bool) -> bool:
+    """Whether the kernel lacks it (mount_setattr came with 5.12) or keeps it from users without privilege."""
+    denied = (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EINVAL, errno.EUSERS)
+    return error.errno == errno.ENOSYS or (with_user and error.errno in denied)
+
+
+def _drop_capabilities(policy: SandboxPolicy, _: SandboxReport) -> str:
+    sandbox.keep_capabilities(sum(1 << CAPABILITIES.index(name) for name in policy.capabilities))
+    return "on"
+
+
+def _set_no_new_privs(_: SandboxPolicy, __: SandboxReport) -> str:
+    sandbox.set_no_new_privs()
+    return "on"
+
+
+def _restrict_paths(policy: SandboxPolicy, report: SandboxReport) -> str:
+    report.landlock_abi = sandbox.landlock_abi()
+    if not report.landlock_abi:
+        return "unavailable: this kernel has no Landlock, or it is switched off"
+    report.landlock_forbidden = policy.forbidden & sandbox.access_of_abi(report.landlock_abi)
+    rules = [(place.path, place.use.access) for place in policy.places if place.path.exists()]
+    # (writing: names of threads)
+    rules.append((Path("/proc/self"), Access.READ_FILE | Access.READ_DIR | Access.WRITE_FILE))
+    sandbox.restrict_paths(report.landlock_forbidden, rules)
+    return "on"
+
+
+def _filter_calls(policy: SandboxPolicy, _: SandboxReport) -> str:
+    quiet = sandbox.SeccompFilter(Action.ALLOW)
+    loud = sandbox.SeccompFilter(Action.ERRNO, errno.ENOSYS, is_logged=True)
+    try:
+        for name in syscalls.QUIET:
+            quiet.add(Action.ERRNO, name, error=errno.ENOSYS)
+            loud.add(Action.ALLOW, name)  # else the loud one answers too, and logs
+        for rule in syscalls.allowed(
+            network=policy.network, late_code=policy.late_code, passthrough=policy.passthrough
+        ):
+            loud.add(Action.ALLOW, rule.name, rule.conditions)
+        for rule in syscalls.refused(network=policy.network, late_code=policy.late_code):
+            loud.add(Action.ERRNO, rule.name, rule.conditions, error=errno.EPERM)
+        for name in syscalls.DEADLY:
+            loud.add(Action.KILL, name)
+        quiet.load()  # the first forbids nothing that loading the second needs
+        loud.load()
+    finally:
+        quiet.close()
+        loud.close()
+    return "on"

@@ -1,0 +1,175 @@
+"""Which daemon keeps what.
+
+`vhostfs serve` knows all its paths when it starts, reads one image and writes one cache: it keeps those, no
+capability, no network, and maps no code any more.
+
+`vhostfs-nydusd` learns of images, caches and certificates by its API. It keeps the directories in which Kata
+and the snapshotter put them (KATA_SHARED, SNAPSHOTTER_ROOTS), those of its sockets and logs, what name
+resolution and TLS read, and Python's modules, for it imports late. Other directories are given by
+`--sandbox-readable` and `--sandbox-writable`; a request that needs one is refused with a sentence that says
+so (`SandboxReport.refusal`). What a guest shares, it may change, with the capabilities that takes.
+"""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import native
+from rafs.cache import CacheDir
+from vhostfs.options import ServeOptions
+from vhostfs.sandbox_options import SandboxOptions
+from vhostfs.sandbox_policy import Place, SandboxPolicy, Use
+
+#: where both of Kata's runtimes put what a sandbox shares with its guest
+KATA_SHARED = (Path("/run/kata-containers"),)
+#: nydus-snapshotter's own default, and the root that Kata's tests give it
+SNAPSHOTTER_ROOTS = (
+    Path("/var/lib/containerd/io.containerd.snapshotter.v1.nydus"),
+    Path("/var/lib/containerd-nydus"),
+)
+#: What a passthrough does for its guest's users: files of any owner and mode, device nodes (whiteouts are
+#: some), file capabilities, and trusted.* attributes, which ask for no less than SYS_ADMIN; mounts and the
+#: like, which that would allow as well, are a matter of seccomp.
+PASSTHROUGH_CAPABILITIES = frozenset(
+    {
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "DAC_READ_SEARCH",
+        "FOWNER",
+        "FSETID",
+        "MKNOD",
+        "SETFCAP",
+        "SETGID",
+        "SETUID",
+        "SYS_ADMIN",
+    }
+)
+
+_ALWAYS = (
+    Place(Path("/dev/null"), Use.DEVICE),
+    Place(Path("/dev/urandom"), Use.DEVICE),
+    Place(Path("/proc/sys/kernel/random/boot_id"), Use.READ),
+)
+#: What name resolution and TLS read. Directories, where files are replaced while we run.
+_NETWORK = [
+    Path(path)
+    for path in (
+        "/etc/resolv.conf",
+        "/etc/hosts",
+        "/etc/host.conf",
+        "/etc/nsswitch.conf",
+        "/etc/gai.conf",
+        "/etc/services",
+        "/run/systemd/resolve",
+        "/run/NetworkManager",
+        "/run/resolvconf",
+        "/etc/ssl",
+        "/etc/pki",
+        "/etc/ca-certificates",
+        "/etc/crypto-policies",
+        "/usr/share/ca-certificates",
+        "/usr/local/share/ca-certificates",
+        "/usr/share/pki",
+        "/usr/lib/ssl",
+        "/etc/localtime",
+        "/usr/share/zoneinfo",
+    )
+]
+
+
+def absolute(options: ServeOptions) -> ServeOptions:
+    """The same options, whatever becomes of the working directory."""
+    here = Path.cwd()
+    return replace(
+        options,
+        bootstrap=here / options.bootstrap,
+        blob_dir=here / options.blob_dir,
+        cache_dir=here / options.cache_dir,
+        socket=str(here / options.socket) if options.socket is not None else None,
+        statistics=here / options.statistics if options.statistics is not None else None,
+    )
+
+
+def serve_policy(options: ServeOptions, chosen: SandboxOptions) -> SandboxPolicy:
+    """What `vhostfs serve` keeps. The options' paths are absolute; the cache directory is made.
+
+    Raises CacheError.
+    """
+    CacheDir(options.cache_dir)  # it cannot be made later on
+    places = [
+        Place(options.bootstrap, Use.READ),
+        Place(options.blob_dir, Use.READ),
+        Place(options.cache_dir, Use.WRITE),
+    ]
+    if options.socket is not None:
+        places.append(Place(Path(options.socket).parent, Use.SOCKETS))
+    if options.statistics is not None:
+        places.append(Place(options.statistics.parent, Use.OUTPUT))
+    return SandboxPolicy(places=(*places, *_ALWAYS, *_chosen_places(chosen)), off=chosen.off)
+
+
+def nydusd_policy(
+    chosen: SandboxOptions,
+    *,
+    sockets: Iterable[Path] = (),
+    log_file: Path | None = None,
+    readable: Iterable[Path] = (),
+    writable: Iterable[Path] = (),
+    shared: Iterable[Path] = (),
+    nofile: int | None = None,
+) -> SandboxPolicy:
+    """What `vhostfs-nydusd virtiofs` keeps. All paths are absolute.
+
+    `sockets`: those it makes. `readable`, `writable`: what its configuration names at the start (bootstraps,
+    blobs and certificates; caches). `shared`: host directories for the guest.
+    """
+    places = [Place(path, Use.SHARED) for path in (*shared, *KATA_SHARED)]
+    places += [Place(root, Use.READ) for root in SNAPSHOTTER_ROOTS]
+    places += [Place(root / "cache", Use.WRITE) for root in SNAPSHOTTER_ROOTS]
+    places += [Place(path, Use.READ) for path in (*readable, *_NETWORK)]
+    places += [Place(path, Use.WRITE) for path in writable]
+    places += [Place(path.parent, Use.SOCKETS) for path in sockets]
+    if log_file is not None:
+        places.append(Place(log_file.parent, Use.OUTPUT))
+    places += [Place(path, Use.CODE) for path in code_directories()]
+    return SandboxPolicy(
+        places=(*places, *_ALWAYS, *_chosen_places(chosen)),
+        capabilities=PASSTHROUGH_CAPABILITIES,
+        network=True,
+        late_code=True,
+        passthrough=True,
+        nofile=nofile,
+        off=chosen.off,
+    )
+
+
+def _chosen_places(chosen: SandboxOptions) -> list[Place]:
+    return [
+        *(Place(path, Use.READ) for path in chosen.readable),
+        *(Place(path, Use.SHARED) for path in chosen.writable),
+    ]
+
+
+def code_directories() -> list[Path]:
+    """Where Python and the linker find what they load: our packages, the library, site-packages, libraries.
+
+    Not the working directory, which is on Python's path when it runs a module.
+    """
+    ours = Path(native.__file__).parent.parent
+    found = [ours / name for name in ("native", "rafs", "virtqueue", "vhostfs")]
+    found += [Path(path) for key in ("stdlib", "platstdlib") if (path := sysconfig.get_path(key))]
+    found += [Path(path) for path in sys.path if path and Path(path) not in (Path.cwd(), Path("/"))]
+    found += [Path("/etc/ld.so.cache"), *_library_directories()]
+    return list(dict.fromkeys(path for path in found if path.is_absolute()))
+
+
+def _library_directories() -> Iterator[Path]:
+    """Of all libraries that are mapped now; what they load later is beside them, or beside the module."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        path = Path(line[73:].strip())
+        if ".so" in path.name:
+            yield path.parent

@@ -1,0 +1,123 @@
+"""What a sandboxed daemon keeps: the nouns. Which daemon keeps what: vhostfs/sandbox_daemons.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from native.sandbox import Access, MountFlag, access_of_abi
+
+#: of capabilities(7), in order of their numbers
+CAPABILITIES = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+]
+
+_SEALED = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
+_CHANGE = Access.WRITE_FILE | Access.TRUNCATE | Access.MAKE_REG | Access.REMOVE_FILE
+_EVERYTHING = access_of_abi(99)
+
+
+class Use(Enum):
+    """What a place is for: (flags of its mount, rights by Landlock)."""
+
+    READ = (_SEALED | MountFlag.RDONLY, Access.READ_FILE | Access.READ_DIR)
+    #: modules and libraries, which are mapped to be run
+    CODE = (_SEALED & ~MountFlag.NOEXEC | MountFlag.RDONLY, Access.READ_FILE | Access.READ_DIR)
+    DEVICE = (MountFlag.NOSUID | MountFlag.NOEXEC, Access.READ_FILE | Access.WRITE_FILE)
+    #: sockets are put there (bind, link, rename) and removed
+    SOCKETS = (_SEALED, Access.MAKE_SOCK | Access.REMOVE_FILE)
+    #: files are written there from their beginning: logs, statistics
+    OUTPUT = (_SEALED, _CHANGE)
+    WRITE = (
+        _SEALED,
+        _CHANGE | Access.READ_FILE | Access.READ_DIR | Access.MAKE_DIR | Access.REMOVE_DIR | Access.REFER,
+    )
+    #: what a guest may change as it likes (whiteouts are devices: they are made, never opened)
+    SHARED = (_SEALED, _EVERYTHING & ~(Access.EXECUTE | Access.IOCTL_DEV))
+
+    @property
+    def mount_flags(self) -> MountFlag:
+        flags: MountFlag = self.value[0]
+        return flags
+
+    @property
+    def access(self) -> Access:
+        access: Access = self.value[1]
+        return access
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file, or a directory and all below it; absolute."""
+
+    path: Path
+    use: Use
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxPolicy:
+    """What stays; `off`: parts that are not wanted."""
+
+    places: tuple[Place, ...]
+    capabilities: frozenset[str] = frozenset()
+    #: TCP, UDP; else Unix sockets only
+    network: bool = False
+    #: modules are imported later on
+    late_code: bool = False
+    #: a host directory is served for reading and writing, its inodes held by handles
+    passthrough: bool = False
+    #: wanted limit of open descriptors; None: as many as can be had without privilege
+    nofile: int | None = None
+    off: frozenset[str] = frozenset()
+
+    @property
+    def forbidden(self) -> Access:
+        """The rights that Landlock takes away but where a place gives them.
+
+        Landlock judges a file by the directories above it. A file that is opened by its handle may have none
+        in memory, and would be refused. So for a passthrough, which files can be opened is a matter of mounts
+        alone; directories are always whole.
+        """
+        opening = Access.READ_FILE | Access.WRITE_FILE | Access.TRUNCATE
+        return _EVERYTHING & ~opening if self.passthrough else _EVERYTHING

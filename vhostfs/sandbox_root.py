@@ -1,0 +1,125 @@
+"""A root directory with nothing in it but the files and trees that a daemon needs.
+
+It is made in a mount namespace that follows the host's (a slave), so what the host mounts or unmounts later
+below one of the trees does so here too, and our copies never keep a mount of the host busy. Where the host
+does not share a mount, its children could not be followed, so they are left out.
+
+Each place keeps its own path, also when symlinks lead to it: those are made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from native import sandbox
+from native.sandbox import MountFlag
+
+#: Hidden by the new root while that is being built; nothing that a daemon needs is ever below it.
+_BUILDING_SITE = Path("/sys")
+_MAX_SYMLINKS = 40  # the kernel's own limit
+
+
+def resolve(path: Path) -> tuple[Path, dict[Path, str]]:
+    """Return where an absolute path leads, and the symlinks on the way: {their real place: what they say}.
+
+    Raises OSError (ELOOP).
+    """
+    links: dict[Path, str] = {}
+    here = Path("/")
+    ahead = list(reversed(path.parts[1:]))
+    followed = 0
+    while ahead:
+        name = ahead.pop()
+        if name == "..":
+            here = here.parent
+            continue
+        step = here / name
+        if not step.is_symlink():
+            here = step
+            continue
+        followed += 1
+        if followed > _MAX_SYMLINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        target = Path(links.setdefault(step, str(step.readlink())))
+        if target.is_absolute():
+            here = Path("/")
+        ahead += reversed(target.parts[target.is_absolute() :])
+    return here, links
+
+
+def is_followed(path: Path, mountinfo: str | None = None) -> bool:
+    """Whether mounts below `path` in the namespace of the caller reach a namespace that follows it."""
+    lines = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    fields: list[str] = []
+    for line in lines.splitlines():  # the last one that fits best is on top
+        candidate = line.split(" ")
+        if path.is_relative_to(_unescape(candidate[4])) and (
+            not fields or len(_unescape(candidate[4])) >= len(_unescape(fields[4]))
+        ):
+            fields = candidate
+    optional = fields[6 : fields.index("-")] if fields else []
+    return any(tag.startswith(("shared:", "master:")) for tag in optional)
+
+
+def _unescape(text: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, character)
+    return text
+
+
+def enter(places: Mapping[Path, MountFlag], *, with_user: bool) -> None:
+    """Make the root of this process consist of `places` (absolute; a missing one is left out) and /proc/self.
+
+    Raises OSError. One thread only.
+    """
+    mountinfo = Path("/proc/self/mountinfo").read_text()
+    sandbox.unshare_mounts(with_user=with_user)
+    sandbox.mount_tmpfs(_BUILDING_SITE)
+    links: dict[Path, str] = {}
+    trees: dict[Path, MountFlag] = {}
+    for path, flags in places.items():
+        real, on_the_way = resolve(path)
+        links |= on_the_way
+        if real.exists():
+            trees[real] = trees.get(real, flags) & flags
+    for real in sorted(trees, key=lambda tree: len(tree.parts)):
+        if any(trees.get(above) == trees[real] for above in _covering(real, trees)):
+            continue  # it is there already; a mount of its own would only stand in the way of a rename
+        # All mounts of a namespace that was made without privilege hang together.
+        _bind(real, real, trees[real], recursive=with_user or is_followed(real, mountinfo))
+    # Our own directory of it, and no other process's: /proc/PID/root leads out.
+    _bind(Path("/proc/self"), Path("/proc/self"), MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC)
+    for link, target in links.items():
+        _make_link(_inside(link), target)
+    sandbox.set_mount_flags(_BUILDING_SITE, MountFlag.RDONLY)
+    sandbox.pivot(_BUILDING_SITE)
+
+
+def _covering(path: Path, trees: Iterable[Path]) -> list[Path]:
+    """The nearest tree above `path`, if there is one."""
+    return [above for above in path.parents if above in set(trees)][:1]
+
+
+def _inside(path: Path) -> Path:
+    return _BUILDING_SITE / path.relative_to("/")
+
+
+def _bind(source: Path, place: Path, flags: MountFlag, *, recursive: bool = False) -> None:
+    target = _inside(place)
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+    elif not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    if not source.is_dir() and not source.is_file():
+        flags &= ~MountFlag.NODEV  # a device, by its own name, is meant
+    sandbox.bind(source, target, flags, recursive=recursive)
+
+
+def _make_link(link: Path, target: str) -> None:
+    if not link.is_symlink():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
