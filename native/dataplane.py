@@ -6,6 +6,7 @@ ChunkStore. Calls that may wait release the interpreter's lock, as every cffi ca
 """
 
 from native.chunks import Blob, ChunkStore, Upcall
+from native.counters import MountCounters, MountStatistics
 from native.device import Device, MemoryRegion
 from native.image import BLOB_RECORD, CHUNK_RECORD, Dirent, Extent, Image, ImageError, Inode
 
@@ -21,5 +22,7 @@ __all__ = [
     "ImageError",
     "Inode",
     "MemoryRegion",
+    "MountCounters",
+    "MountStatistics",
     "Upcall",
 ]

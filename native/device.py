@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from native._dataplane import ffi, lib
 from native.chunks import Blob, ChunkStore
+from native.counters import MountCounters
 from native.handle import Handle, check
 from native.image import Image
 
@@ -50,16 +51,22 @@ class Device(Handle):
         super().__init__(pointer)
         self._mounted: dict[str, object] = {}  # what C points into, by path
 
-    def mount_image(self, path: str, image: Image, blobs: Sequence[Blob]) -> None:
+    def mount_image(
+        self, path: str, image: Image, blobs: Sequence[Blob], counters: MountCounters | None = None
+    ) -> None:
         """Mount `image` at an absolute path; `blobs` in the order of its blob table.
 
-        At "/" it is all that is served. Raises FileExistsError, NotADirectoryError.
+        At "/" it is all that is served. What guests ask of it is counted in `counters`, which must stay
+        open until it is unmounted. Raises FileExistsError, NotADirectoryError.
         """
         if len(blobs) != image.blob_count:
             raise ValueError(f"{len(blobs)} blobs for an image with {image.blob_count}")
         pointers = ffi.new("struct blob *[]", [blob.c for blob in blobs])
-        check(lib.vfs_device_mount_image(self.c, os.fsencode(path), image.c, pointers), f"mount {path}")
-        self._mounted[path] = (image, list(blobs))
+        counted = ffi.NULL if counters is None else counters.c
+        check(
+            lib.vfs_device_mount_image(self.c, os.fsencode(path), image.c, pointers, counted), f"mount {path}"
+        )
+        self._mounted[path] = (image, list(blobs), counters)
 
     def umount(self, path: str) -> None:
         """Returns when no request uses the mount; may wait for reads that are under way.

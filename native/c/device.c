@@ -94,20 +94,25 @@ void vfs_device_free(struct vfs_device *device)
     free(device);
 }
 
-static int mount(struct vfs_device *device, const char *path, struct fuse_fs *fs)
+static int mount(struct vfs_device *device, const char *path, struct fuse_fs *fs, struct fuse_counters *counters)
 {
-    int err = fs ? namespace_mount(&device->namespace, path, fs) : -ENOMEM;
+    int err;
+
+    if (fs)
+        fs->counters = counters;
+    err = fs ? namespace_mount(&device->namespace, path, fs) : -ENOMEM;
 
     if (err && fs)
         fs->type->free(fs);
     return err;
 }
 
-int vfs_device_mount_image(struct vfs_device *device, const char *path, const struct vfs_image *image, struct blob **blobs)
+int vfs_device_mount_image(struct vfs_device *device, const char *path, const struct vfs_image *image, struct blob **blobs,
+                           struct fuse_counters *counters)
 {
     if (image->rafs.flags & RAFS_FLAG_HAS_XATTR)
         device->server.has_xattrs = true;
-    return mount(device, path, rafsfs_new(&image->rafs, blobs));
+    return mount(device, path, rafsfs_new(&image->rafs, blobs), counters);
 }
 
 int vfs_device_umount(struct vfs_device *device, const char *path) { return namespace_umount(&device->namespace, path); }

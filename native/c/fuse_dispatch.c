@@ -6,6 +6,7 @@
  */
 #include <string.h>
 
+#include "fuse_counters.h"
 #include "fuse_server.h"
 
 int64_t fuse_read_only(struct fuse_server *server, struct fuse_request *request) { return -EROFS; }
@@ -65,10 +66,22 @@ static int64_t reply(const struct fuse_request *request, int error, uint64_t pay
 
 int64_t fuse_reply_error(const struct fuse_request *request, int error) { return reply(request, error, 0); }
 
+int64_t fuse_give_up(struct fuse_server *server, struct fuse_request *request, int error)
+{
+    struct fuse_fs *fs = fuse_enter(server, request->context, request->in.nodeid);
+
+    if (fs)
+        fuse_count(fs, request, error);
+    fuse_leave(request->context);
+    return reply(request, error, 0);
+}
+
 static void forget_one(struct fuse_server *server, struct fuse_request *request, uint64_t nodeid, uint64_t nlookup)
 {
     struct fuse_fs *fs = fuse_enter(server, request->context, nodeid);
 
+    if (fs)
+        fuse_count_forget(fs, request);
     if (fs && fs->type->forget && (nodeid & FUSE_ID_MASK) != FUSE_ROOT_ID)
         fs->type->forget(fs, nodeid & FUSE_ID_MASK, nlookup);
     fuse_leave(request->context);
@@ -109,6 +122,7 @@ static int64_t call_fs(struct fuse_server *server, struct fuse_request *request)
     request->fs = fs;
     request->id = request->in.nodeid & FUSE_ID_MASK;
     result = handler ? handler(server, request) : -ENOSYS;
+    fuse_count(fs, request, result);
     fuse_leave(request->context);
     return result;
 }

@@ -33,6 +33,7 @@ void fuse_mounts_destroy(struct fuse_server *server)
 
 void fuse_add_context(struct fuse_server *server, struct fuse_context *context)
 {
+    context->number = server->context_count;
     server->contexts[server->context_count++] = context;
 }
 

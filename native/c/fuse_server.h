@@ -39,6 +39,7 @@ struct fuse_fs;
  * see fuse_mounts.c. */
 struct fuse_context {
     struct fuse_fs *in_use; /* atomic */
+    unsigned number;
 };
 
 struct fuse_request {
@@ -55,6 +56,7 @@ struct fuse_request {
     struct fuse_fs *fs; /* that in.nodeid belongs to */
     uint64_t id;        /* its own number for the inode: FUSE_ROOT_ID is its root */
     bool may_block;     /* this is a pool thread */
+    bool missed;        /* it has waited for a chunk; for the counters */
     enum fuse_wait wait; /* meaningful when parked */
     struct blob *wait_blob; /* when waiting for a chunk: a reference */
     uint32_t wait_chunk;
@@ -79,6 +81,7 @@ struct fuse_fs_type {
 /* The head of every mounted file system. */
 struct fuse_fs {
     const struct fuse_fs_type *type;
+    struct fuse_counters *counters; /* outlives the mount; NULL: nothing is counted */
     uint16_t index; /* of the mount; the top bits of its node ids */
 };
 
@@ -118,6 +121,8 @@ struct fuse_server {
 int64_t fuse_handle(struct fuse_server *server, struct fuse_request *request);
 /* Replies `error` (negative errno) to a request that was parked. Returns the bytes stored. */
 int64_t fuse_reply_error(const struct fuse_request *request, int error);
+/* The same for one that has waited in vain, which counts as an error of its file system. */
+int64_t fuse_give_up(struct fuse_server *server, struct fuse_request *request, int error);
 
 fuse_handler fuse_init, fuse_destroy; /* fuse_init.c: the session */
 

@@ -208,7 +208,8 @@ static uint64_t run_again(struct parked *parked)
     int64_t result;
 
     stop_waiting(parked);
-    result = retranslate(parked) ? fuse_handle(parked->queue->server, request) : fuse_reply_error(request, -EIO);
+    result = retranslate(parked) ? fuse_handle(parked->queue->server, request)
+                                : fuse_give_up(parked->queue->server, request, -EIO);
     if (result != FUSE_PARKED)
         return finish(parked, result);
     wait_on(parked);
@@ -249,7 +250,7 @@ static uint64_t answer_eio(struct parked *parked)
     QUEUE_COUNT(parked->queue, failed_misses, 1);
     stop_waiting(parked);
     (void)retranslate(parked);
-    return finish(parked, fuse_reply_error(&parked->request, -EIO));
+    return finish(parked, fuse_give_up(parked->queue->server, &parked->request, -EIO));
 }
 
 void queue_scan_parked(struct queue *queue)

@@ -13,6 +13,7 @@ struct chunk_store;
 struct blob;
 struct vfs_image;
 struct vfs_device;
+struct fuse_counters;
 
 /* ---- chunks (blob.c, upcall.c) ---- */
 struct vfs_upcall {
@@ -106,6 +107,37 @@ int vfs_image_dirent(const struct vfs_image *image, uint64_t nid, uint64_t cooki
 int vfs_image_xattr(const struct vfs_image *image, uint64_t nid, uint32_t offset, struct vfs_xattr *xattr);   /* 1, 0 at the end */
 int vfs_image_map(const struct vfs_image *image, uint64_t nid, uint64_t offset, uint64_t length, struct vfs_extent *extent);
 
+/* ---- what is counted of a mount (fuse_counters.c) ---- */
+#define VFS_FOP_GETATTR 0
+#define VFS_FOP_READLINK 1
+#define VFS_FOP_OPEN 2
+#define VFS_FOP_RELEASE 3
+#define VFS_FOP_READ 4
+#define VFS_FOP_STATFS 5
+#define VFS_FOP_GETXATTR 6
+#define VFS_FOP_LISTXATTR 7
+#define VFS_FOP_OPENDIR 8
+#define VFS_FOP_LOOKUP 9
+#define VFS_FOP_READDIR 10
+#define VFS_FOP_READDIRPLUS 11
+#define VFS_FOP_ACCESS 12
+#define VFS_FOP_FORGET 13
+#define VFS_FOP_BATCH_FORGET 14 /* nodes, not requests */
+#define VFS_FOPS 15
+#define VFS_SIZE_GROUPS 8 /* below 1, 4, 16, 64, 128, 512 KiB, 1 MiB; above */
+
+struct vfs_mount_statistics {
+    uint64_t hits[VFS_FOPS];
+    uint64_t errors[VFS_FOPS];
+    uint64_t read_sizes[VFS_SIZE_GROUPS]; /* reads by the bytes that they returned */
+    uint64_t read_bytes;
+    uint64_t missed_reads; /* those that waited for a chunk */
+};
+
+struct fuse_counters *vfs_counters_new(void); /* NULL: no memory */
+void vfs_counters_free(struct fuse_counters *counters); /* nothing is mounted with them any more */
+void vfs_counters_read(const struct fuse_counters *counters, struct vfs_mount_statistics *statistics);
+
 /* ---- the device (device.c) ---- */
 struct vfs_statistics {
     uint64_t requests;
@@ -125,7 +157,8 @@ struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, in
 void vfs_device_free(struct vfs_device *device);
 /* Mounts may come and go while queues run; one call at a time. blobs[i] is the image's blob i.
  * Errors as in namespace.h. */
-int vfs_device_mount_image(struct vfs_device *device, const char *path, const struct vfs_image *image, struct blob **blobs);
+int vfs_device_mount_image(struct vfs_device *device, const char *path, const struct vfs_image *image, struct blob **blobs,
+                           struct fuse_counters *counters); /* or NULL */
 int vfs_device_umount(struct vfs_device *device, const char *path);
 int vfs_device_add_region(struct vfs_device *device, uint64_t gpa, uint64_t size, uint64_t user_addr, uint64_t mmap_offset, int fd);
 int vfs_device_remove_region(struct vfs_device *device, uint64_t gpa, uint64_t size, uint64_t user_addr);
