@@ -16,6 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -79,16 +80,18 @@ _Result = TypeVar("_Result")
 
 
 class LocalBackend:
-    """Blobs as files named by their id in one directory (a disk or a NAS), read in threads.
+    """Blobs as files named by their id in directories (a disk or a NAS), or one file, read in threads.
 
+    A blob is taken from the first directory that has it; `blob_file` stands for every blob, before them.
     At most `threads` reads run at once; a read on a hung NAS holds up its thread only. Blob files are
     immutable by contract: up to MAX_OPEN stay open, and are read on after they were unlinked.
     """
 
     MAX_OPEN = 64
 
-    def __init__(self, directory: Path, *, threads: int = 8) -> None:
-        self._directory = directory
+    def __init__(self, *directories: Path, blob_file: Path | None = None, threads: int = 8) -> None:
+        self._directories = directories
+        self._blob_file = blob_file
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="blob-read")
         self._files: OrderedDict[str, _BlobFile] = OrderedDict()
         self._lock = threading.Lock()  # of _files
@@ -101,7 +104,7 @@ class LocalBackend:
         return await self._run(blob_id, where, lambda file: file.read(offset, length))
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._pool.shutdown)
+        self._pool.shutdown(wait=False, cancel_futures=True)  # a cancelled read may hang on
         self._files.clear()
 
     async def _run(self, blob_id: str, what: str, use: Callable[[_BlobFile], _Result]) -> _Result:
@@ -109,9 +112,9 @@ class LocalBackend:
             try:
                 return use(self._open(blob_id))
             except FileNotFoundError:
-                raise BlobNotFound(f"blob {blob_id}: no such file in {self._directory}") from None
+                raise BlobNotFound(f"blob {blob_id}: no such file in {self._where}") from None
             except OSError as error:
-                place = f"cannot read {what} from {self._directory}"
+                place = f"cannot read {what} from {self._where}"
                 raise BlobUnavailable(f"blob {blob_id}: {place}: {error.strerror}") from error
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -122,9 +125,20 @@ class LocalBackend:
             if file is not None:
                 self._files.move_to_end(blob_id)
                 return file
-        file = _BlobFile(self._directory / parse_blob_id(blob_id))
+        file = self._open_first(parse_blob_id(blob_id))
         with self._lock:
             self._files[blob_id] = file
             if len(self._files) > self.MAX_OPEN:
                 self._files.popitem(last=False)
         return file
+
+    def _open_first(self, name: str) -> _BlobFile:
+        paths = [self._blob_file] if self._blob_file else [folder / name for folder in self._directories]
+        for path in paths[:-1]:
+            with suppress(FileNotFoundError):
+                return _BlobFile(path)
+        return _BlobFile(paths[-1])
+
+    @property
+    def _where(self) -> str:
+        return " or ".join(map(str, [self._blob_file] if self._blob_file else self._directories))

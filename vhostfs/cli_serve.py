@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
-from vhostfs.options import DEFAULT_MISS_TIMEOUT_S, DEFAULT_POLL_US, MAX_REQUEST_QUEUES, ServeOptions
+from vhostfs.options import (
+    DEFAULT_MISS_TIMEOUT_S,
+    DEFAULT_POLL_US,
+    MAX_REQUEST_QUEUES,
+    ServeOptions,
+    default_cache_dir,
+)
+from vhostfs.sandbox_options import SandboxOptions, check_parts
+from vhostfs.sandbox_options import add_arguments as add_sandbox_arguments
 
-
-def default_cache_dir() -> Path:
-    """Where chunks are kept when nothing else is said: the system's place for root, else the user's."""
-    if os.geteuid() == 0:
-        return Path("/var/cache/vhostfs")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vhostfs"
+log = logging.getLogger(__name__)
 
 
 def queue_count(text: str) -> int:
@@ -78,18 +80,29 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="what to log"
     )
+    add_sandbox_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until told to stop. 0 after a clean end, 1 when it could not begin."""
+    """Serve until told to stop. 0: a clean end, 1: it could not begin, 2: options that do not fit."""
+    sandbox = SandboxOptions.of(arguments)
+    try:
+        check_parts(sandbox.off)
+    except ValueError as error:
+        print(f"vhostfs serve: {error}", file=sys.stderr)
+        return 2
     logging.basicConfig(
         level=arguments.log_level.upper(),
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    from vhostfs.daemon import serve  # heavy: after the arguments are known to be good
+    # heavy: after the arguments are known to be good; and all of it: nothing can be imported in the sandbox
+    from rafs.errors import CacheError
+    from vhostfs.daemon import serve
     from vhostfs.runtime import StartError
+    from vhostfs.sandbox import SandboxError, apply_sandbox
+    from vhostfs.sandbox_daemons import absolute, serve_policy
 
     options = ServeOptions(
         socket=arguments.socket,
@@ -104,8 +117,11 @@ def run(arguments: argparse.Namespace) -> int:
         statistics=arguments.statistics,
     )
     try:
+        options = absolute(options)
+        report = apply_sandbox(serve_policy(options, sandbox))
+        log.debug("sandbox: %s", report.as_json())
         serve(options)
-    except StartError as error:
+    except (CacheError, SandboxError, StartError) as error:
         print(f"vhostfs serve: {error}", file=sys.stderr)
         return 1
     return 0

@@ -6,19 +6,17 @@ pool may be full of chunks being decompressed, for the very queue that is waited
 A descriptor that the data plane keeps is taken from its message only after the call has returned.
 """
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from native import dataplane
+from vhostfs.runtime import run_to_end
 from virtqueue import events
 from virtqueue.errors import RequestRefused
 from virtqueue.fd import Fd
 from virtqueue.features import VirtioFeature
 from virtqueue.messages import RegionBody
-
-T = TypeVar("T")
 
 # How long a stopping vring may wait for requests that miss; then they are answered EIO. The VMM's main loop
 # stands still meanwhile. Whoever ends the daemon sooner fails the pending chunks, which ends the wait.
@@ -52,13 +50,13 @@ class VirtioFsDevice:
         """See virtqueue.server.Device."""
         action = self._actions[type(event)]
         try:
-            return await _run(self._thread, lambda: action(event))
+            return await run_to_end(self._thread, lambda: action(event))
         except (OSError, ValueError) as error:
             raise RequestRefused(str(error)) from error
 
     async def reset(self) -> None:
         """See virtqueue.server.Device."""
-        await _run(self._thread, self._device.reset)
+        await run_to_end(self._thread, self._device.reset)
 
     def close(self) -> None:
         """End the thread. No call may be under way."""
@@ -135,20 +133,3 @@ def _give(setter: Callable[[int, int | None], None], index: int, fd: Fd | None) 
     if fd is not None:
         fd.take()
 
-
-async def _run(executor: Executor, function: Callable[[], T]) -> T:
-    """run_in_executor that never returns before the thread is done, not even when it is cancelled.
-
-    The caller would otherwise close descriptors, and use the device, that the thread is still using.
-    """
-    future = asyncio.get_running_loop().run_in_executor(executor, function)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError:
-                continue  # told twice; the thread is no faster for it
-        future.exception()  # seen: the caller is told of its cancellation, not of this
-        raise

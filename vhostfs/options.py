@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,20 @@ DEFAULT_MISS_TIMEOUT_S = 60.0
 #: About one wake-up: looking at the ring that long costs no more than being woken.
 DEFAULT_POLL_US = 50
 
-__all__ = ["DEFAULT_MISS_TIMEOUT_S", "DEFAULT_POLL_US", "MAX_REQUEST_QUEUES", "ServeOptions"]
+__all__ = [
+    "DEFAULT_MISS_TIMEOUT_S",
+    "DEFAULT_POLL_US",
+    "MAX_REQUEST_QUEUES",
+    "ServeOptions",
+    "default_cache_dir",
+]
+
+
+def default_cache_dir() -> Path:
+    """Where chunks are kept when nothing else is said: the system's place for root, else the user's."""
+    if os.geteuid() == 0:
+        return Path("/var/cache/vhostfs")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vhostfs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,14 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import uvloop
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 #: Whoever sends SIGTERM expects the end within a second.
@@ -93,6 +95,29 @@ async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def run_to_end(executor: Executor | None, function: Callable[[], T]) -> T:
+    """run_in_executor that never returns before the thread is done, not even when it is cancelled.
+
+    The caller would otherwise close descriptors, and use the device, that the thread is still using.
+    """
+    return await to_end(asyncio.get_running_loop().run_in_executor(executor, function))
+
+
+async def to_end(work: Awaitable[T]) -> T:
+    """Await `work`. Whoever is cancelled meanwhile is told so only when it is done."""
+    future = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue  # told twice; the work is no faster for it
+        future.exception()  # seen: the caller is told of its cancellation, not of this
+        raise
 
 
 def os_error_text(error: OSError) -> str:

@@ -9,7 +9,6 @@ The folder is kept open, so relative paths and a later chdir do no harm.
 import contextlib
 import errno
 import os
-import secrets
 import socket
 import stat
 from pathlib import Path
@@ -29,19 +28,22 @@ class Listener:
         self._inode = _inode(Path(path).name, dir_fd) if path else None
 
     @classmethod
-    def bind(cls, path: str) -> "Listener":
-        """Listen at ``path``. OSError says what stands in the way: EADDRINUSE for a live server."""
+    def bind(cls, path: str, *, backlog: int = BACKLOG) -> "Listener":
+        """Listen at ``path``. OSError says what stands in the way: EADDRINUSE for a live server.
+
+        ``backlog``: connections that may wait to be accepted.
+        """
         name = Path(path).name
         if not name:
             raise OSError(errno.EINVAL, "is no path for a socket", path)
         dir_fd = os.open(Path(path).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        private = f".{secrets.token_hex(8)}.sock"
+        private = f".{os.urandom(8).hex()}.sock"
         try:
             sock.bind(_address(private, dir_fd))
             try:
                 os.chmod(private, 0o600, dir_fd=dir_fd)
-                sock.listen(BACKLOG)  # not before: until now nobody could connect
+                sock.listen(backlog)  # not before: until now nobody could connect
                 _put_in_place(private, name, path, dir_fd)
             finally:
                 with contextlib.suppress(FileNotFoundError):
@@ -68,14 +70,19 @@ class Listener:
             raise OSError(errno.EINVAL, f"descriptor {fd} is not a listening Unix stream socket")
         return cls(sock)
 
-    def close(self) -> None:
-        """Stop listening; remove the path unless somebody has put another file there meanwhile."""
-        self.sock.close()
+    def unlink(self) -> None:
+        """Remove the path that ``bind`` made, unless somebody has put another file there meanwhile."""
         if self._dir_fd >= 0:
             name = Path(self.path).name
             with contextlib.suppress(OSError):
                 if _inode(name, self._dir_fd) == self._inode:
                     os.unlink(name, dir_fd=self._dir_fd)
+
+    def close(self) -> None:
+        """Stop listening, and ``unlink``."""
+        self.sock.close()
+        self.unlink()
+        if self._dir_fd >= 0:
             os.close(self._dir_fd)
             self._dir_fd = -1
 

@@ -1,0 +1,89 @@
+"""Figures in the shapes that nydusd's clients parse (contract 4.7). Array lengths are theirs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from native.dataplane import MountStatistics
+    from rafs.metered import BackendStatistics
+    from vhostfs.rafs_instance import RafsInstance
+
+#: of the arrays of operations, and of those by size or latency
+OPERATIONS = 15
+BUCKETS = 8
+
+
+def files(mountpoint: str, statistics: MountStatistics) -> dict[str, Any]:
+    """GET /api/v1/metrics. Latencies are not measured, and the answer says so."""
+    return {
+        "files_account_enabled": False,
+        "access_pattern_enabled": False,
+        "record_latest_read_files_enabled": False,
+        "measure_latency": False,
+        "id": mountpoint,
+        "nr_opens": statistics.opens,
+        "data_read": statistics.read_bytes,
+        "block_count_read": list(statistics.read_sizes),
+        "fop_hits": list(statistics.hits),
+        "fop_errors": list(statistics.errors),
+        "fop_cumulative_latency_total": [0] * OPERATIONS,
+        "read_latency_dist": [0] * BUCKETS,
+    }
+
+
+def blob_cache(instance: RafsInstance) -> dict[str, Any]:
+    """GET /api/v1/metrics/blobcache. A hit is a read that waited for nothing.
+
+    Nothing is fetched ahead, so what tells of that is zero.
+    """
+    statistics = instance.counters.read()
+    states = [(blob.native.ready_count(), blob.native.chunk_count) for blob in instance.blobs]
+    return {
+        "underlying_files": [blob.cache.data_path.name for blob in instance.blobs],
+        "store_path": str(instance.cache_dir),
+        "partial_hits": statistics.missed_reads,
+        "whole_hits": statistics.reads - statistics.missed_reads,
+        "total": statistics.reads,
+        "entries_count": sum(ready for ready, _ in states),
+        "prefetch_data_amount": 0,
+        "prefetch_requests_count": 0,
+        "prefetch_workers": 0,
+        "prefetch_unmerged_chunks": 0,
+        "prefetch_cumulative_time_millis": 0,
+        "prefetch_begin_time_secs": 0,
+        "prefetch_begin_time_millis": 0,
+        "prefetch_end_time_secs": 0,
+        "prefetch_end_time_millis": 0,
+        "buffered_backend_size": instance.store.statistics()["bytes_in_flight"],
+        "data_all_ready": all(ready == total for ready, total in states),
+    }
+
+
+def backend(kind: str, statistics: BackendStatistics) -> dict[str, Any]:
+    """GET /api/v1/metrics/backend."""
+    return {
+        "backend_type": kind,
+        "read_count": statistics.reads,
+        "read_errors": statistics.errors,
+        "read_amount_total": statistics.read_bytes,
+        "read_cumulative_latency_millis_total": int(statistics.seconds * 1000),
+        "read_cumulative_latency_millis_dist": [int(s * 1000) for s in statistics.seconds_by_size],
+        "read_count_block_size_dist": list(statistics.reads_by_size),
+        "read_latency_sizes_dist": [list(row) for row in statistics.reads_by_latency_and_size],
+    }
+
+
+def super_block(instance: RafsInstance) -> Mapping[str, Any]:
+    """GET /api/v1/daemon/backend: what the image's super block says."""
+    image = instance.image
+    return {
+        "version": "v6",
+        "root_inode": image.root_nid,
+        "inodes_count": image.inode_count,
+        "chunk_size": image.chunk_size,
+        "flags": image.flags,
+        "blob_count": image.blob_count,
+        "meta_size": image.size,
+    }

@@ -1,0 +1,249 @@
+"""The mounts of a session: one namespace of host directories and images, changed while guests use it.
+
+Here is the bookkeeping; the data plane's namespace (native/c/namespace.h) is the truth for guests, and what
+an image needs besides (blobs, cache, back-end) is `rafs_instance.py`, imported with the first image because
+that is slow. Operations on one mountpoint come one after the other, those on others go on meanwhile. A mount
+that is cancelled is undone; an umount that is cancelled is done.
+
+Mountpoints are absolute paths; empty components and a last slash do not count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from native.dataplane import ChunkStore, Device
+from vhostfs.runtime import os_error_text, run_to_end, to_end
+
+if TYPE_CHECKING:
+    from vhostfs.rafs_instance import RafsInstance, RafsStores
+
+log = logging.getLogger(__name__)
+
+PASSTHROUGH_TYPES = ("passthrough", "passthroughfs", "passthrough_fs")
+#: names that may be set on a mount while it is used; for back-ends that have use for them
+SETTINGS = ("registry_auth", "proxy_url", "dragonfly_scheduler_endpoint")
+
+
+class MountError(Exception):
+    """A mount operation that cannot be done; the text says why."""
+
+
+class AlreadyMounted(MountError):
+    """Something is mounted there."""
+
+
+class NotMounted(MountError):
+    """Nothing is mounted there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountRequest:
+    """What is to be mounted. `config` is the text of a nydusd configuration, and may hold credentials.
+
+    `settings` has values of SETTINGS that go before those of `config`.
+    """
+
+    fs_type: str
+    source: str
+    config: str = field(default="", repr=False)
+    prefetch_files: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(eq=False)
+class Mount:
+    """Something that is mounted. `instance` is None for a host directory."""
+
+    mountpoint: str
+    request: MountRequest
+    instance: RafsInstance | None
+    settings: dict[str, str] = field(repr=False)
+    mounted_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def config_id(self) -> str:
+        return "" if self.instance is None else self.instance.config.id
+
+    def set(self, changes: Mapping[str, str]) -> None:
+        """Change settings, for whoever fetches from now on."""
+        self.settings.update(changes)
+
+
+def normalize(mountpoint: str) -> str:
+    """The one spelling of a mountpoint. Raises MountError when it can be none."""
+    parts = [part for part in mountpoint.split("/") if part]
+    if not mountpoint.startswith("/") or "\0" in mountpoint or any(part in (".", "..") for part in parts):
+        raise MountError(f"{mountpoint!r} is no mountpoint: it must be an absolute path without '.' and '..'")
+    return "/" + "/".join(parts)
+
+
+class Mounts:
+    """All mounts of one device. Runs on the event loop; close it before the device, after the queues."""
+
+    def __init__(self, device: Device, chunks: ChunkStore) -> None:
+        self._device = device
+        self._chunks = chunks
+        self._mounted: dict[str, Mount] = {}
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mount")
+        self._stores: RafsStores | None = None
+
+    def __iter__(self) -> Iterator[Mount]:
+        return iter(list(self._mounted.values()))
+
+    def at(self, mountpoint: str) -> Mount:
+        """What is mounted there. Raises NotMounted, MountError."""
+        path = normalize(mountpoint)
+        try:
+            return self._mounted[path]
+        except KeyError:
+            raise NotMounted(f"{path}: not found, nothing is mounted there") from None
+
+    def rafs(self, name: str | None) -> Mount | None:
+        """An image by mountpoint or configuration id, either with or without a leading slash; or None.
+
+        Without a name it is the only image, if there is one only.
+        """
+        images = [mount for mount in self._mounted.values() if mount.instance is not None]
+        if name is None:
+            return images[0] if len(images) == 1 else None
+        wanted = name.strip("/")
+        for mount in images:
+            if mount.mountpoint.strip("/") == wanted:
+                return mount
+        return next((mount for mount in images if mount.config_id.strip("/") == wanted), None)
+
+    async def mount(self, mountpoint: str, request: MountRequest) -> None:
+        """Mount; guests see it when this returns. Raises MountError, AlreadyMounted, ConfigError."""
+        path = normalize(mountpoint)
+        async with self._lock(path):
+            if path in self._mounted:
+                raise AlreadyMounted(f"{path}: already exists, something is mounted there")
+            instance = await self._open(request)
+            try:
+                await self._attach(path, request, instance)
+            except BaseException:
+                if instance is not None:
+                    await instance.close()
+                raise
+            self._mounted[path] = Mount(path, request, instance, dict(request.settings))
+        log.info("mounted %s (%s) at %s", request.source, request.fs_type, path)
+
+    async def remount(self, mountpoint: str, request: MountRequest) -> None:
+        """Put another image in the place of one. What guests have open of the old one becomes stale.
+
+        Raises NotMounted; MountError, ConfigError: the old one stays.
+        """
+        path = normalize(mountpoint)
+        async with self._lock(path):
+            before = self.at(path)
+            if before.instance is None or request.fs_type in PASSTHROUGH_TYPES:
+                raise MountError(f"{path}: only images can be replaced by others (fs_type rafs)")
+            instance = await self._open(request)
+            assert instance is not None
+            try:
+                await run_to_end(self._thread, lambda: self._replace(path, before, instance))
+            except BaseException as error:
+                await instance.close()
+                if isinstance(error, OSError):
+                    raise MountError(f"{path}: {os_error_text(error)}") from error
+                raise
+            self._mounted[path] = Mount(path, request, instance, before.settings)
+            await before.instance.close()
+        log.info("replaced %s by %s at %s", before.request.source, request.source, path)
+
+    async def umount(self, mountpoint: str) -> None:
+        """Unmount; no request uses it any more when this returns. Raises NotMounted, MountError."""
+        path = normalize(mountpoint)
+        async with self._lock(path):
+            mount = self.at(path)
+            await to_end(self._detach(mount))
+        log.info("unmounted %s at %s", mount.request.source, path)
+
+    async def stop(self) -> None:
+        """Fetch nothing more: requests that wait for chunks are answered EIO."""
+        if self._stores is not None:
+            await self._stores.stop()
+
+    async def close(self) -> None:
+        """Let go of everything. The device serves no more, or is closed already."""
+        for mount in self._mounted.values():
+            if mount.instance is not None:
+                await mount.instance.close()
+        self._mounted.clear()
+        if self._stores is not None:
+            await self._stores.close()
+        self._thread.shutdown(wait=False)
+
+    def _lock(self, path: str) -> asyncio.Lock:
+        return self._locks.setdefault(path, asyncio.Lock())
+
+    async def _open(self, request: MountRequest) -> RafsInstance | None:
+        if request.fs_type in PASSTHROUGH_TYPES:
+            return None
+        if request.fs_type != "rafs":
+            raise MountError(f"fs_type {request.fs_type!r}: must be rafs or passthrough_fs")
+        if self._stores is None:
+            module = await asyncio.to_thread(_import_instance)
+            self._stores = self._stores or module.RafsStores(self._chunks)
+        return await self._stores.open(request)
+
+    async def _attach(self, path: str, request: MountRequest, instance: RafsInstance | None) -> None:
+        def attach() -> None:
+            if instance is None:
+                if not Path(request.source).is_dir():
+                    raise MountError(f"{request.source}: not a directory")
+                self._device.mount_directory(path, request.source)
+            else:
+                self._device.mount_image(path, instance.image, instance.native_blobs, instance.counters)
+
+        try:
+            await run_to_end(self._thread, attach)
+        except FileExistsError:
+            raise AlreadyMounted(f"{path}: already exists, or there are mounts below it") from None
+        except NotADirectoryError:
+            raise MountError(f"{path}: the path leads through another mount") from None
+        except OSError as error:
+            raise MountError(f"{request.source}: {os_error_text(error)}") from error
+        except asyncio.CancelledError:
+            await run_to_end(self._thread, lambda: self._undo(path))
+            raise
+
+    def _undo(self, path: str) -> None:
+        with suppress(FileNotFoundError):  # the mount had failed
+            self._device.umount(path)
+
+    def _replace(self, path: str, before: Mount, instance: RafsInstance) -> None:
+        old = before.instance
+        assert old is not None
+        self._device.umount(path)
+        try:
+            self._device.mount_image(path, instance.image, instance.native_blobs, instance.counters)
+        except BaseException:
+            self._device.mount_image(path, old.image, old.native_blobs, old.counters)
+            raise
+
+    async def _detach(self, mount: Mount) -> None:
+        try:
+            await run_to_end(self._thread, lambda: self._device.umount(mount.mountpoint))
+        except OSError as error:
+            raise MountError(f"{mount.mountpoint}: {os_error_text(error)}") from error
+        del self._mounted[mount.mountpoint]
+        if mount.instance is not None:
+            await mount.instance.close()
+
+
+def _import_instance() -> Any:
+    import vhostfs.rafs_instance
+
+    return vhostfs.rafs_instance

@@ -1,0 +1,130 @@
+"""The composition root of `vhostfs-nydusd virtiofs`: one device, one vhost-user socket, many mounts, the API.
+
+In this order, which Kata relies on (contract 1.3): what the command line mounts is mounted, the vhost-user
+socket listens, the state is RUNNING, the API socket appears. At the end both sockets go first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from contextlib import AsyncExitStack
+from typing import Any
+
+from native.dataplane import ChunkStore, Device
+from vhostfs.api.server import ApiServer
+from vhostfs.api.service import Service
+from vhostfs.api.state import Event
+from vhostfs.device import VirtioFsDevice
+from vhostfs.mounts import MountError, MountRequest, Mounts
+from vhostfs.nydusd.arguments import Arguments
+from vhostfs.nydusd.errors import ConfigError
+from vhostfs.nydusd.logs import ErrorHistory
+from vhostfs.options import DEFAULT_MISS_TIMEOUT_S, DEFAULT_POLL_US
+from vhostfs.runtime import StartError, background, os_error_text
+from virtqueue.listener import Listener
+from virtqueue.offer import virtio_fs_offer
+from virtqueue.server import Server
+
+log = logging.getLogger(__name__)
+
+
+class NydusDaemon:
+    """`async with` makes it ready; `run` serves until `stop`. Raises StartError."""
+
+    def __init__(self, arguments: Arguments, errors: ErrorHistory) -> None:
+        self.arguments = arguments
+        self._errors = errors
+        self._stopping = asyncio.Event()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> NydusDaemon:
+        try:
+            await self._build()
+        except (MountError, ValueError) as error:
+            await self._stack.aclose()
+            raise StartError(str(error)) from error
+        except ConfigError as error:
+            await self._stack.aclose()
+            where = self.arguments.config
+            raise StartError(f"{where}: {error}" if where else str(error)) from error
+        except OSError as error:
+            await self._stack.aclose()
+            raise StartError(os_error_text(error)) from error
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _build(self) -> None:
+        arguments, stack = self.arguments, self._stack
+        chunks = ChunkStore()
+        stack.callback(chunks.close)
+        device = Device(
+            chunks, shared=True, miss_timeout_ms=int(DEFAULT_MISS_TIMEOUT_S * 1000), poll_us=DEFAULT_POLL_US
+        )
+        self.mounts = Mounts(device, chunks)
+        stack.push_async_callback(self.mounts.close)
+        stack.callback(device.close)
+        if (request := await asyncio.to_thread(request_of, arguments)) is not None:
+            await self.mounts.mount(arguments.virtual_mountpoint, request)
+        binding = VirtioFsDevice(device)
+        stack.callback(binding.close)
+        listener = Listener.bind(arguments.sock)
+        stack.callback(listener.close)
+        await stack.enter_async_context(background(Server(listener, virtio_fs_offer(1), binding).serve()))
+        # Before that at the end: a vring that is being stopped waits for its misses.
+        stack.push_async_callback(self.mounts.stop)
+        stack.callback(listener.unlink)
+        self.service = Service(self.mounts, self._errors, arguments, self.stop)
+        self.service.state.react(Event.MOUNT, Event.START)
+        log.info("serving on %s", arguments.sock)
+        if arguments.apisock is not None:
+            await stack.enter_async_context(ApiServer(arguments.apisock, self.service.routes))
+            log.info("API on %s", arguments.apisock)
+
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        await self._stopping.wait()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+
+def request_of(arguments: Arguments) -> MountRequest | None:
+    """What the command line mounts; None for nothing. Blocks. Raises ConfigError, OSError."""
+    if arguments.shared_dir is not None:
+        return MountRequest(fs_type="passthrough_fs", source=str(arguments.shared_dir))
+    if arguments.bootstrap is None:
+        return None
+    if arguments.prefetch_files is not None:
+        log.warning("accepted without effect: --prefetch-files %s", arguments.prefetch_files)
+    auth = os.environ.get("IMAGE_PULL_AUTH")
+    return MountRequest(
+        fs_type="rafs",
+        source=str(arguments.bootstrap),
+        config=config_text(arguments),
+        settings={"registry_auth": auth} if auth else {},
+    )
+
+
+def config_text(arguments: Arguments) -> str:
+    """The configuration of --config, or the one that --localfs-dir stands for. Raises ConfigError."""
+    if arguments.localfs_dir is not None:
+        folder = str(arguments.localfs_dir)
+        short: dict[str, Any] = {
+            "version": 2,
+            "backend": {"type": "localfs", "localfs": {"dir": folder}},
+            "cache": {"type": "blobcache", "filecache": {"work_dir": folder}},
+        }
+        return json.dumps(short)
+    if arguments.config is None:
+        raise ConfigError("--bootstrap needs --config or --localfs-dir, which say where its blobs are")
+    from vhostfs.nydusd.config_parse import read_config
+
+    return read_config(arguments.config)

@@ -1,0 +1,65 @@
+"""From arguments to a process that serves: its limits, its log, its end."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+from pathlib import Path
+
+from vhostfs.nydusd import logs
+from vhostfs.nydusd.arguments import Arguments
+
+log = logging.getLogger(__name__)
+
+#: what nydusd leaves to the rest of the machine, and the most it takes (contract 5.1)
+RESERVED_FILES = 16_384
+MAX_FILES = 1_000_000
+
+
+def run(arguments: Arguments) -> int:
+    """Serve until a signal or the API ends it: 0. 1 when it could not begin."""
+    try:
+        errors = logs.install(arguments.log_level, arguments.log_file, arguments.log_rotation_size)
+        raise_file_limit(arguments.rlimit_nofile)
+    except OSError as error:
+        return _refuse(f"{error.filename or 'log'}: {error.strerror}", arguments)
+    if arguments.ignored:
+        log.warning("accepted without effect: %s", " ".join(arguments.ignored))
+    from vhostfs.nydusd.daemon import NydusDaemon  # slow to import: after all that may fail without it
+    from vhostfs.runtime import StartError, serve_until_signal
+
+    try:
+        serve_until_signal(lambda: NydusDaemon(arguments, errors), late_status=0)
+    except StartError as error:
+        return _refuse(str(error), arguments)
+    return 0
+
+
+def _refuse(reason: str, arguments: Arguments) -> int:
+    if arguments.log_file is not None:
+        log.error("%s", reason)
+    print(f"vhostfs-nydusd: {reason}", file=sys.stderr, flush=True)
+    return 1
+
+
+def raise_file_limit(wanted: int) -> None:
+    """Raise RLIMIT_NOFILE to `wanted`, as far as the machine has files and we the right. 0: leave it.
+
+    Raises OSError when the machine allows too few to leave some to others.
+    """
+    if wanted == 0:
+        return
+    path = Path("/proc/sys/fs/file-max")
+    available = int(path.read_text()) - RESERVED_FILES
+    if available <= 0:
+        raise OSError(None, f"allows fewer than {RESERVED_FILES} open files; raise it", str(path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    target = min(wanted, available, MAX_FILES)
+    if target <= soft:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, max(target, hard)))
+    except (PermissionError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        log.warning("open files are limited to %d: no right to raise the limit to %d", hard, target)

@@ -1,0 +1,224 @@
+"""An image that is mounted, and what it needs: bootstrap, blobs, cache directory, back-end.
+
+Images with the same back-end and cache directory share a BlobStore, and so the blobs that they have in
+common. What is configured and cannot be served is refused here, with a sentence that says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from native.dataplane import Blob, ChunkStore, MountCounters
+from rafs.backend import BlobBackend, LocalBackend
+from rafs.blob_store import BlobStore
+from rafs.errors import RafsError
+from rafs.fetch import FetchResources, OpenBlob
+from rafs.image import Image, ImageError
+from rafs.metered import MeteredBackend
+from rafs.upcalls import Upcalls
+from vhostfs.mounts import MountError, MountRequest
+from vhostfs.nydusd.config import Backend, Config, public_view
+from vhostfs.nydusd.config_parse import parse_config
+from vhostfs.nydusd.secret import Secret
+from vhostfs.options import default_cache_dir
+from vhostfs.runtime import os_error_text, run_to_end, to_end
+
+log = logging.getLogger(__name__)
+
+
+class _Key(NamedTuple):
+    """What images must agree on to share a store: the back-end (a digest: it has secrets), the cache."""
+
+    backend: bytes
+    cache_dir: Path
+
+
+@dataclass
+class _Shared:
+    store: BlobStore
+    backend: MeteredBackend
+    users: int = 0
+
+
+class RafsInstance:
+    """An open image. `close` it after it was unmounted."""
+
+    def __init__(self, config: Config, image: Image, stores: RafsStores, key: _Key, shared: _Shared) -> None:
+        self.config = config
+        self.image = image
+        self.cache_dir = key.cache_dir
+        self.blobs: list[OpenBlob] = []
+        self.counters = MountCounters()
+        self.store = shared.store
+        self.backend = shared.backend
+        self._stores = stores
+        self._key = key
+
+    @property
+    def native_blobs(self) -> list[Blob]:
+        return [blob.native for blob in self.blobs]
+
+    def public_config(self) -> dict[str, Any]:
+        """The configuration without its secrets."""
+        return public_view(self.config)
+
+    async def open_blobs(self) -> None:
+        """Open all blobs of the image. Raises RafsError; `close` is then still due."""
+        tasks = [asyncio.create_task(self._open_blob(index)) for index in range(self.image.blob_count)]
+        try:
+            await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await to_end(asyncio.gather(*tasks, return_exceptions=True))
+            raise
+        finally:
+            self.blobs = [task.result() for task in tasks if not task.cancelled() and not task.exception()]
+
+    async def _open_blob(self, index: int) -> OpenBlob:
+        # To the end: the image must not be closed under the thread.
+        digests = await run_to_end(None, lambda: self.image.chunk_digests(index))
+        return await self.store.open_blob(self.image.blob_record(index), digests=digests)
+
+    async def close(self) -> None:
+        """Let go of image, blobs and store."""
+        await to_end(self._close())
+
+    async def _close(self) -> None:
+        for blob in self.blobs:
+            await self.store.close_blob(blob)
+        self.blobs = []
+        self.image.close()
+        self.counters.close()
+        await self._stores.release(self._key)
+
+
+class RafsStores:
+    """The stores behind all mounted images, by back-end and cache directory."""
+
+    def __init__(self, chunks: ChunkStore) -> None:
+        self._upcalls = Upcalls(chunks)
+        self._resources = FetchResources()
+        self._shared: dict[_Key, _Shared] = {}
+        self._warned: set[str] = set()
+        self._upcalls.start()
+
+    async def open(self, request: MountRequest) -> RafsInstance:
+        """Open an image that is to be mounted. Raises MountError, ConfigError."""
+        config, unknown = parse_config(request.config)
+        self._warn(unknown, "the configuration has fields that are unknown here and ignored")
+        self._warn(without_effect(config), "the configuration asks for what has no effect here")
+        backend_config, cache_dir = check(config)
+        key = _Key(sha256(msgspec.json.encode(backend_config, enc_hook=Secret.reveal)).digest(), cache_dir)
+        shared = self._acquire(key, backend_config)
+        try:
+            image = await run_to_end(None, lambda: Image(request.source))
+        except BaseException as error:
+            await to_end(self.release(key))
+            raise _as_mount_error(error) from error
+        instance = RafsInstance(config, image, self, key, shared)
+        try:
+            await instance.open_blobs()
+        except BaseException as error:
+            await instance.close()
+            raise _as_mount_error(error) from error
+        return instance
+
+    def _acquire(self, key: _Key, backend_config: Backend) -> _Shared:
+        shared = self._shared.get(key)
+        if shared is None:
+            backend = MeteredBackend(make_backend(backend_config))
+            try:
+                store = BlobStore(key.cache_dir, backend, self._upcalls, self._resources)
+            except RafsError as error:
+                raise MountError(str(error)) from error
+            store.start()
+            shared = self._shared[key] = _Shared(store, backend)
+        shared.users += 1
+        return shared
+
+    async def release(self, key: _Key) -> None:
+        """One user of a store less; with the last one it is closed."""
+        shared = self._shared[key]
+        shared.users -= 1
+        if shared.users == 0:
+            del self._shared[key]
+            await shared.store.close()
+            await shared.backend.close()
+
+    async def stop(self) -> None:
+        """Take no more misses, and fail those that wait."""
+        self._upcalls.stop()
+        await asyncio.gather(*(shared.store.stop() for shared in self._shared.values()))
+
+    async def close(self) -> None:
+        """No instance is open any more."""
+        self._upcalls.stop()
+        self._resources.close()
+
+    def _warn(self, paths: list[str], of_what: str) -> None:
+        """Once for each field in the life of the daemon."""
+        if new := [path for path in paths if path not in self._warned]:
+            self._warned.update(new)
+            log.warning("%s: %s", of_what, ", ".join(new))
+
+
+def make_backend(backend: Backend) -> BlobBackend:
+    """The back-end that a configuration describes. Raises MountError for those that we do not have."""
+    local = backend.localfs
+    if backend.type != "localfs" or local is None:
+        raise MountError(
+            f"the back-end {backend.type!r} is not served by this version; it can only read blobs from "
+            f"directories (localfs)"
+        )
+    blob_file = Path(local.blob_file) if local.blob_file else None
+    directories = [Path(name) for name in (local.dir, *local.alt_dirs) if name]
+    return LocalBackend(*directories, blob_file=blob_file)
+
+
+def check(config: Config) -> tuple[Backend, Path]:
+    """The back-end and the cache directory of a configuration. Raises MountError for what we do not serve."""
+    if config.backend is None:
+        raise MountError("the configuration has no back-end: 'backend' (or 'device.backend') must be given")
+    if config.overlay is not None:
+        raise MountError("the configuration asks for an overlay, which is not served")
+    if config.external_backends:
+        raise MountError("the configuration has external back-ends, which are not served")
+    cache = config.cache
+    if cache is None or cache.type not in ("blobcache", "filecache"):
+        kind = "none" if cache is None or not cache.type else repr(cache.type)
+        raise MountError(f"cache type {kind}: an image needs a cache of type 'blobcache'")
+    files = cache.filecache
+    if files is not None and (files.enable_encryption or files.enable_convergent_encryption):
+        raise MountError("the configuration asks for an encrypted cache, which is not served")
+    work_dir = files.work_dir if files is not None else ""
+    return config.backend, Path(work_dir) if work_dir else default_cache_dir()
+
+
+def without_effect(config: Config) -> list[str]:
+    """Paths of fields that are switched on and change nothing here."""
+    rafs, cache = config.rafs, config.cache
+    switches = {
+        "rafs.iostats_files": rafs and rafs.iostats_files,
+        "rafs.access_pattern": rafs and rafs.access_pattern,
+        "rafs.latest_read_files": rafs and rafs.latest_read_files,
+        "rafs.prefetch": rafs and rafs.prefetch and rafs.prefetch.enable,
+        "cache.compressed": cache and cache.compressed,
+        "cache.filecache.disable_indexed_map": cache
+        and cache.filecache
+        and cache.filecache.disable_indexed_map,
+    }
+    return [path for path, is_on in switches.items() if is_on]
+
+
+def _as_mount_error(error: BaseException) -> BaseException:
+    if isinstance(error, RafsError | ImageError):
+        return MountError(str(error))
+    return MountError(os_error_text(error)) if isinstance(error, OSError) else error
