@@ -22,18 +22,19 @@ _BUILDING_SITE = Path("/sys")
 _MAX_SYMLINKS = 40  # the kernel's own limit
 
 
-def resolve(path: Path) -> tuple[Path, dict[Path, str]]:
-    """Return where an absolute path leads, and the symlinks on the way: {their real place: what they say}.
+def resolve(path: Path) -> tuple[Path, dict[Path, str | None]]:
+    """Return where an absolute path leads, and what has to be there on the way beside parents of that.
 
-    Raises OSError (ELOOP).
+    {real place: what the symlink there says; None for a directory}. Raises OSError (ELOOP).
     """
-    links: dict[Path, str] = {}
+    on_the_way: dict[Path, str | None] = {}
     here = Path("/")
     ahead = list(reversed(path.parts[1:]))
     followed = 0
     while ahead:
         name = ahead.pop()
         if name == "..":
+            on_the_way.setdefault(here, None)
             here = here.parent
             continue
         step = here / name
@@ -43,11 +44,12 @@ def resolve(path: Path) -> tuple[Path, dict[Path, str]]:
         followed += 1
         if followed > _MAX_SYMLINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-        target = Path(links.setdefault(step, str(step.readlink())))
+        target = step.readlink()
+        on_the_way[step] = str(target)
         if target.is_absolute():
             here = Path("/")
         ahead += reversed(target.parts[target.is_absolute() :])
-    return here, links
+    return here, on_the_way
 
 
 def is_followed(path: Path, mountinfo: str | None = None) -> bool:
@@ -78,11 +80,11 @@ def enter(places: Mapping[Path, MountFlag], *, with_user: bool) -> None:
     mountinfo = Path("/proc/self/mountinfo").read_text()
     sandbox.unshare_mounts(with_user=with_user)
     sandbox.mount_tmpfs(_BUILDING_SITE)
-    links: dict[Path, str] = {}
+    steps: dict[Path, str | None] = {}
     trees: dict[Path, MountFlag] = {}
     for path, flags in places.items():
         real, on_the_way = resolve(path)
-        links |= on_the_way
+        steps |= on_the_way
         if real.exists():
             trees[real] = trees.get(real, flags) & flags
     for real in sorted(trees, key=lambda tree: len(tree.parts)):
@@ -92,8 +94,8 @@ def enter(places: Mapping[Path, MountFlag], *, with_user: bool) -> None:
         _bind(real, real, trees[real], recursive=with_user or is_followed(real, mountinfo))
     # Our own directory of it, and no other process's: /proc/PID/root leads out.
     _bind(Path("/proc/self"), Path("/proc/self"), MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC)
-    for link, target in links.items():
-        _make_link(_inside(link), target)
+    for step, target in steps.items():
+        _make_step(_inside(step), target)
     sandbox.set_mount_flags(_BUILDING_SITE, MountFlag.RDONLY)
     sandbox.pivot(_BUILDING_SITE)
 
@@ -119,7 +121,9 @@ def _bind(source: Path, place: Path, flags: MountFlag, *, recursive: bool = Fals
     sandbox.bind(source, target, flags, recursive=recursive)
 
 
-def _make_link(link: Path, target: str) -> None:
-    if not link.is_symlink():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(target)
+def _make_step(step: Path, target: str | None) -> None:
+    if target is None:
+        step.mkdir(parents=True, exist_ok=True)
+    elif not step.is_symlink():  # (it is there where it lies in a tree)
+        step.parent.mkdir(parents=True, exist_ok=True)
+        step.symlink_to(target)
