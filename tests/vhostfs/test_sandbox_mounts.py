@@ -1,0 +1,250 @@
+"""Mounts that come and go on the host while the sandbox stands: seen, and never held."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vhostfs.sandboxed import run_sandboxed, start
+from vhostfs.sandbox_daemons import KATA_SHARED, PASSTHROUGH_CAPABILITIES, SNAPSHOTTER_ROOTS, nydusd_policy
+from vhostfs.sandbox_options import SandboxOptions
+from vhostfs.sandbox_policy import Place, SandboxPolicy, Use
+from vhostfs.sandbox_root import is_followed, resolve
+
+
+def run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Path]:
+    """A file system that is shared with other namespaces, as /run is under systemd."""
+    place = tmp_path / "host"
+    place.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=1m", "host", place)
+    run("mount", "--make-shared", place)
+    try:
+        (place / "share" / "mounts" / "one").mkdir(parents=True)
+        (place / "snapshot").mkdir()
+        (place / "snapshot" / "file").write_text("of the snapshot")
+        yield place
+    finally:
+        run("umount", "--recursive", "--lazy", place)
+
+
+def policy_for(host: Path) -> SandboxPolicy:
+    return SandboxPolicy(
+        places=(Place(host / "share", Use.SHARED),),
+        capabilities=PASSTHROUGH_CAPABILITIES,
+        passthrough=True,
+    )
+
+
+class Inside:
+    """A process in the sandbox that does as it is told, one expression a line."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.parts = self._answer()
+
+    def ask(self, expression: str) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(expression.encode() + b"\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+
+@contextmanager
+def inside(policy: SandboxPolicy) -> Iterator[Inside]:
+    code = """
+answer = lambda value: print(json.dumps(value), flush=True)
+answer(apply_sandbox(policy).parts)
+kept = []
+for line in sys.stdin.buffer:
+    answer(eval(line))
+"""
+    with start(policy, code) as process:
+        try:
+            yield Inside(process)
+        finally:
+            process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def read_of(path: Path) -> str:
+    return f"outcome(Path({str(path)!r}).read_text)"
+
+
+@pytest.mark.parametrize("how", [(), ("--lazy",)])
+def test_a_later_mount_is_seen_and_goes_with_the_hosts(host: Path, how: tuple[str, ...]) -> None:
+    target = host / "share" / "mounts" / "one"
+    with inside(policy_for(host)) as sandbox:
+        assert sandbox.parts["mounts"] == "on"
+        assert sandbox.ask(read_of(target / "file")) == "ENOENT"
+        run("mount", "--bind", host / "snapshot", target)
+        assert sandbox.ask(read_of(target / "file")) == "ok"
+        assert sandbox.ask(f"outcome(Path({str(target / 'new')!r}).touch)") == "ok"
+        assert (host / "snapshot" / "new").exists()
+        run("umount", *how, target)
+        assert sandbox.ask(read_of(target / "file")) == "ENOENT"
+        target.rmdir()  # nobody holds it
+
+
+def test_a_mount_of_the_host_is_not_busy_for_our_copy(host: Path) -> None:
+    """One that was there before us, below a place and beside it: neither is kept."""
+    below, beside = host / "share" / "mounts" / "one", host / "beside"
+    beside.mkdir()
+    for target in (below, beside):
+        run("mount", "-t", "tmpfs", "-o", "size=1m", "busy?", target)
+    with inside(policy_for(host)) as sandbox:
+        assert sandbox.ask(f"len(os.listdir({str(below)!r}))") == 0
+        for target in (below, beside):
+            device = target.stat().st_dev
+            run("umount", target)
+            assert target.stat().st_dev != device
+        # no namespace has them any more
+        held = "[line for line in Path('/proc/self/mountinfo').read_text().splitlines() if 'busy' in line]"
+        assert sandbox.ask(held) == []
+
+
+def test_an_open_file_keeps_the_mount_from_umount_but_not_from_a_lazy_one(host: Path) -> None:
+    """What the sandbox does not change: EBUSY is a matter of descriptors, not of namespaces."""
+    target = host / "share" / "mounts" / "one"
+    with inside(policy_for(host)) as sandbox:
+        run("mount", "--bind", host / "snapshot", target)
+        assert sandbox.ask(f"kept.append(open({str(target / 'file')!r}))") is None
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            run("umount", target)
+        assert "busy" in refused.value.stderr
+        run("umount", "--lazy", target)
+        assert sandbox.ask(read_of(target / "file")) == "ENOENT"
+        assert sandbox.ask("kept.pop().read()") == "of the snapshot"
+
+
+def test_nothing_that_is_mounted_inside_would_reach_the_host(host: Path) -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    with inside(policy_for(host)):
+        assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_a_share_on_a_private_mount_is_served_without_a_namespace(host: Path) -> None:
+    run("mount", "--make-private", host)
+    with inside(policy_for(host)) as sandbox:
+        assert sandbox.parts["mounts"].startswith("unavailable: ")
+        assert "is not on a shared mount" in sandbox.parts["mounts"]
+        target = host / "share" / "mounts" / "one"
+        run("mount", "--bind", host / "snapshot", target)
+        assert sandbox.ask(read_of(target / "file")) == "ok"
+        run("umount", target)
+
+
+def test_files_that_left_the_cache_are_opened_by_handle(tmp_path: Path) -> None:
+    """Landlock would refuse them, as they have no path in memory: a passthrough must not lose its files."""
+    (tmp_path / "file").write_text("content")
+    policy = SandboxPolicy(
+        places=(Place(tmp_path, Use.SHARED),),
+        capabilities=PASSTHROUGH_CAPABILITIES,
+        passthrough=True,
+        off=frozenset({"mounts"}),  # this file system is not shared
+    )
+    code = """
+directory = os.open(policy.places[0].path, os.O_RDONLY)
+handle = bytearray(136)
+handle[0] = 128
+c_handle = (ctypes.c_char * 136).from_buffer(handle)
+mount_id, name = ctypes.c_int(), ctypes.create_string_buffer(b"file")
+address = ctypes.addressof
+assert system_call("name_to_handle_at", directory, address(name), address(c_handle),
+                   address(mount_id), 0) == 0
+answer = lambda value: print(json.dumps(value), flush=True)
+answer(apply_sandbox(policy).parts)
+sys.stdin.buffer.readline()
+open_handle = lambda: system_call("open_by_handle_at", directory, address(c_handle), os.O_RDWR)
+answer(outcome(open_handle))
+"""
+    with start(policy, code) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert json.loads(process.stdout.readline())["landlock"] == "on"
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+        out, _ = process.communicate(b"\n", timeout=60)
+    assert json.loads(out) == "ok"
+
+
+def test_is_followed_reads_the_topmost_mount_that_fits() -> None:
+    mountinfo = "\n".join(
+        [
+            "1 0 0:1 / / rw - ext4 /dev/x rw",
+            "2 1 0:2 / /run rw,nosuid shared:5 - tmpfs tmpfs rw",
+            "3 2 0:3 / /run/a\\040b rw master:7 shared:9 - tmpfs tmpfs rw",
+            "4 2 0:4 / /run/c rw shared:6 - tmpfs tmpfs rw",
+            "5 4 0:5 / /run/c rw - tmpfs tmpfs rw",
+        ]
+    )
+    expected = {"/etc": False, "/run": True, "/run/x": True, "/run/a b/y": True, "/run/c/z": False}
+    assert {path: is_followed(Path(path), mountinfo) for path in expected} == expected
+
+
+def test_a_loop_of_symlinks_ends(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError, match="Too many levels"):
+        resolve(tmp_path / "a" / "x")
+
+
+# policies of the daemons
+
+
+def test_nydusd_keeps_its_sockets_code_and_what_is_chosen(host: Path) -> None:
+    chosen = SandboxOptions(readable=(host / "snapshot",), writable=(host / "share",))
+    (host / "vm").mkdir()
+    (host / "log").mkdir()
+    policy = nydusd_policy(
+        chosen, sockets=[host / "vm" / "api.sock"], log_file=host / "log" / "file.log", nofile=5000
+    )
+    code = """
+import pydoc_data.topics, sqlite3  # from the standard library, a module and an extension
+top = Path(policy.places[0].path)
+host = [place.path for place in policy.places if place.use.name == "SOCKETS"][0].parent
+listening = socket.socket(socket.AF_UNIX)
+result = {
+    "parts": report.parts,
+    "socket": outcome(lambda: listening.bind(str(host / "vm/api.sock"))),
+    "unlink": outcome(lambda: os.unlink(host / "vm/api.sock")),
+    "log": outcome(lambda: (host / "log/file.log").write_text("x")),
+    "rotate": outcome(lambda: (host / "log/file.log").rename(host / "log/file.log.1")),
+    "share": outcome(lambda: os.mknod(host / "share/whiteout", 0o020000, 0)),
+    "snapshot": outcome(lambda: (host / "snapshot/file").read_text()),
+    "change the snapshot": outcome(lambda: (host / "snapshot/file").write_text("x")),
+    "refusals": [report.refusal(Path(p), u) for p, u in [
+        (host / "share/x", Use.SHARED), (host / "snapshot/x", Use.READ), (host / "snapshot/x", Use.WRITE),
+        (host / "nowhere", Use.READ), (Path("/etc/shadow"), Use.READ)]],
+}
+"""
+    result = run_sandboxed(policy, code)
+    assert set(result.pop("parts").values()) == {"on"}
+    refusals = result.pop("refusals")
+    assert result.pop("change the snapshot") == "EROFS"
+    assert set(result.values()) == {"ok"}
+    assert refusals[:2] == [None, None]
+    assert "--sandbox-writable" in refusals[2] and str(host / "snapshot" / "x") in refusals[2]
+    assert "--sandbox-readable" in refusals[3] and "--sandbox-readable" in refusals[4]
+
+
+def test_nydusd_keeps_the_directories_of_kata_and_the_snapshotter() -> None:
+    places = {place.path: place.use for place in nydusd_policy(SandboxOptions()).places}
+    for path in KATA_SHARED:
+        assert places[path] is Use.SHARED
+    for root in SNAPSHOTTER_ROOTS:
+        assert places[root] is Use.READ and places[root / "cache"] is Use.WRITE
