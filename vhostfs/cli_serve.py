@@ -10,12 +10,12 @@ from pathlib import Path
 from vhostfs.options import (
     DEFAULT_MISS_TIMEOUT_S,
     DEFAULT_POLL_US,
-    MAX_REQUEST_QUEUES,
     ServeOptions,
     default_cache_dir,
 )
 from vhostfs.sandbox_options import SandboxOptions, check_parts
 from vhostfs.sandbox_options import add_arguments as add_sandbox_arguments
+from virtqueue.offer import MAX_REQUEST_QUEUES
 
 log = logging.getLogger(__name__)
 

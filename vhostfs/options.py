@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtqueue.offer import MAX_REQUEST_QUEUES
-
 #: A guest's kernel reports a hung task after 120 s; a slow registry is retried well within this.
 DEFAULT_MISS_TIMEOUT_S = 60.0
 #: About one wake-up: looking at the ring that long costs no more than being woken.
@@ -16,7 +14,6 @@ DEFAULT_POLL_US = 50
 __all__ = [
     "DEFAULT_MISS_TIMEOUT_S",
     "DEFAULT_POLL_US",
-    "MAX_REQUEST_QUEUES",
     "ServeOptions",
     "default_cache_dir",
 ]

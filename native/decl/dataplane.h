@@ -15,6 +15,8 @@ struct vfs_image;
 struct vfs_device;
 struct fuse_counters;
 
+void vfs_heap_trim(void); /* heap.c */
+
 /* ---- chunks (blob.c, upcall.c) ---- */
 struct vfs_upcall {
     uint32_t blob; /* handle */

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from vhostfs.api import metrics
 from vhostfs.api.errors import ApiError
@@ -24,30 +24,25 @@ from vhostfs.nydusd.version import build_info
 log = logging.getLogger(__name__)
 
 
-class Identity(Protocol):
-    """What clients gave the daemon to tell them; nydusd.Arguments has it."""
-
-    @property
-    def id(self) -> str | None: ...
-
-    @property
-    def supervisor(self) -> str | None: ...
-
-
 class Service:
-    """The daemon as its API shows it. `stop` is called when a client has been told that it ends."""
+    """The daemon as its API shows it. `stop` is called when a client has been told that it ends.
+
+    `id` and `supervisor` are what clients gave the daemon to tell them.
+    """
 
     def __init__(
         self,
         mounts: Mounts,
         errors: ErrorHistory,
-        identity: Identity,
         stop: Callable[[], None],
+        id: str | None = None,
+        supervisor: str | None = None,
     ) -> None:
         self.state = StateMachine()
         self._mounts = mounts
         self._errors = errors
-        self._identity = identity
+        self._id = id
+        self._supervisor = supervisor
         self._stop = stop
         required = Body.REQUIRED
         self.routes: Routes = {
@@ -88,9 +83,9 @@ class Service:
 
     def _info(self, mounted: dict[str, Any] | None) -> dict[str, Any]:
         return {
-            "id": self._identity.id,
+            "id": self._id,
             "version": build_info()._asdict(),
-            "supervisor": self._identity.supervisor,
+            "supervisor": self._supervisor,
             "state": self.state.state,
             "backend_collection": mounted,
         }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,9 +27,8 @@ _VIRTIOFSD_O = {"announce_submounts", "cache", "sandbox", "xattr", "posix_acl", 
 _OTHER_MODES = ("--thread-num", "--fuse-threads", "--failover-policy", "--backend-source")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arguments:
-    """What was asked for. `ignored` names options that have no effect."""
+class Arguments(argparse.Namespace):
+    """What was asked for. `ignored` names options that have no effect. Not to be changed."""
 
     sock: str
     apisock: str | None = None
@@ -47,6 +45,7 @@ class Arguments:
     log_rotation_size: int = 0
     rlimit_nofile: int = DEFAULT_RLIMIT_NOFILE
     ignored: tuple[str, ...] = ()
+    mode: str | None = None
 
 
 class NotServed(Exception):
@@ -75,17 +74,14 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     _add_virtiofs_options(virtiofs)
     for mode in ("fuse", "singleton"):
         modes.add_parser(mode, help="comes with a later version", add_help=False, prefix_chars="\0")
-    given, rest = parser.parse_known_args(argv)
+    given, rest = parser.parse_known_args(argv, Arguments())
     if given.mode != "virtiofs":
         raise NotServed(given.mode or "fuse")  # no mode is nydusd's old way of saying fuse
     if rest:
         options = [word for word in rest if word.startswith("-")] or rest
         parser.error(f"{', '.join(options)}: not supported by vhostfs-nydusd virtiofs")
-    values: dict[str, Any] = vars(given)
-    del values["mode"]
-    values["ignored"] = tuple(dict.fromkeys(values.pop("ignored", ())))
-    _check_together(virtiofs, values)
-    return Arguments(**values)
+    _check_together(virtiofs, vars(given))
+    return given
 
 
 def _check_together(parser: argparse.ArgumentParser, values: dict[str, Any]) -> None:
@@ -161,7 +157,8 @@ class _Ignore(argparse.Action):
     ) -> None:
         if not self._quiet:
             text = f"{option_string}={values}" if isinstance(values, str) else str(option_string)
-            namespace.ignored = [*getattr(namespace, "ignored", ()), text]
+            before: tuple[str, ...] = getattr(namespace, "ignored", ())
+            namespace.ignored = before if text in before else (*before, text)
 
 
 class _IgnoreKnownOnly(_Ignore):

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from vhostfs.nydusd.arguments import NotServed, parse_arguments
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     signal.signal(signal.SIGTERM, _leave)  # until the event loop takes it over
+    gc.disable()  # until all is imported: nothing of that becomes garbage
     try:
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     except NotServed as mode:

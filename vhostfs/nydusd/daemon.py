@@ -7,26 +7,26 @@ socket listens, the state is RUNNING, the API socket appears. At the end both so
 from __future__ import annotations
 
 import asyncio
+import gc
+import importlib
 import json
 import logging
 import os
 from contextlib import AsyncExitStack
 from typing import Any
 
+from native import heap
 from native.dataplane import ChunkStore, Device
 from vhostfs.api.server import ApiServer
 from vhostfs.api.service import Service
 from vhostfs.api.state import Event
-from vhostfs.device import VirtioFsDevice
 from vhostfs.mounts import MountError, MountRequest, Mounts
 from vhostfs.nydusd.arguments import Arguments
 from vhostfs.nydusd.errors import ConfigError
 from vhostfs.nydusd.logs import ErrorHistory
 from vhostfs.options import DEFAULT_MISS_TIMEOUT_S, DEFAULT_POLL_US
-from vhostfs.runtime import StartError, background, os_error_text
+from vhostfs.runtime import StartError, background, os_error_text, run_to_end
 from virtqueue.listener import Listener
-from virtqueue.offer import virtio_fs_offer
-from virtqueue.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -73,15 +73,13 @@ class NydusDaemon:
         stack.callback(device.close)
         if (request := await asyncio.to_thread(request_of, arguments)) is not None:
             await self.mounts.mount(arguments.virtual_mountpoint, request)
-        binding = VirtioFsDevice(device)
-        stack.callback(binding.close)
         listener = Listener.bind(arguments.sock)
         stack.callback(listener.close)
-        await stack.enter_async_context(background(Server(listener, virtio_fs_offer(1), binding).serve()))
+        await stack.enter_async_context(background(serve_front_ends(listener, device)))
         # Before that at the end: a vring that is being stopped waits for its misses.
         stack.push_async_callback(self.mounts.stop)
         stack.callback(listener.unlink)
-        self.service = Service(self.mounts, self._errors, arguments, self.stop)
+        self.service = Service(self.mounts, self._errors, self.stop, arguments.id, arguments.supervisor)
         self.service.state.react(Event.MOUNT, Event.START)
         log.info("serving on %s", arguments.sock)
         if arguments.apisock is not None:
@@ -94,6 +92,15 @@ class NydusDaemon:
 
     def stop(self) -> None:
         self._stopping.set()
+
+
+async def serve_front_ends(listener: Listener, device: Device) -> None:
+    """vhostfs.front_ends, imported in a thread, while the API answers already."""
+    module = await run_to_end(None, lambda: importlib.import_module("vhostfs.front_ends"))
+    gc.enable()
+    gc.freeze()
+    heap.trim()
+    await module.serve_front_ends(listener, device)
 
 
 def request_of(arguments: Arguments) -> MountRequest | None:
