@@ -101,8 +101,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rafs.errors import CacheError
     from vhostfs.daemon import serve
     from vhostfs.runtime import StartError
-    from vhostfs.sandbox import SandboxError, apply_sandbox
-    from vhostfs.sandbox_daemons import absolute, serve_policy
+    from vhostfs.sandbox import apply_sandbox
+    from vhostfs.sandbox_policy import SandboxError
+    from vhostfs.sandbox_serve import absolute, serve_policy
 
     options = ServeOptions(
         socket=arguments.socket,

@@ -1,7 +1,7 @@
 """The sandbox: what a daemon gives up before it meets a guest, in which order, and what became of it.
 
     report = apply_sandbox(policy)      # one thread, before the event loop
-    report.as_json()                    # for the API
+    current().as_json()                 # for the API
 
 PARTS, each switched off by `--no-sandbox=PART`:
 
@@ -29,13 +29,9 @@ from native import sandbox
 from native.sandbox import Access, Action, MountFlag
 from vhostfs import sandbox_root, syscalls
 from vhostfs.sandbox_options import PARTS, check_parts
-from vhostfs.sandbox_policy import CAPABILITIES, Place, SandboxPolicy, Use
+from vhostfs.sandbox_policy import CAPABILITIES, Place, SandboxError, SandboxPolicy, Use
 
 log = logging.getLogger(__name__)
-
-
-class SandboxError(Exception):
-    """A part of the sandbox does not work; the text says which, and how to go without."""
 
 
 @dataclass(slots=True)
@@ -85,6 +81,14 @@ class SandboxReport:
         )
 
 
+_current = SandboxReport()
+
+
+def current() -> SandboxReport:
+    """What has become of the sandbox of this process."""
+    return _current
+
+
 def apply_sandbox(policy: SandboxPolicy) -> SandboxReport:
     """Give up what the policy does not keep. Raises SandboxError; ValueError for parts that need others."""
     check_parts(policy.off)
@@ -107,6 +111,8 @@ def apply_sandbox(policy: SandboxPolicy) -> SandboxReport:
         except OSError as error:
             reason = error.strerror or str(error)
             raise SandboxError(f"sandbox: {reason}; --no-sandbox={part} goes without it") from error
+    global _current
+    _current = report
     held = _status_field("CapPrm")
     report.capabilities = [name for bit, name in enumerate(CAPABILITIES) if held >> bit & 1]
     for part, state in report.parts.items():

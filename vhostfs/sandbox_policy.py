@@ -1,4 +1,4 @@
-"""What a sandboxed daemon keeps: the nouns. Which daemon keeps what: vhostfs/sandbox_daemons.py."""
+"""What a sandboxed daemon keeps: the nouns. Which daemon keeps what: sandbox_serve.py, sandbox_nydusd.py."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from native.sandbox import Access, MountFlag, access_of_abi
+from vhostfs.sandbox_options import SandboxOptions
 
 #: of capabilities(7), in order of their numbers
 CAPABILITIES = [
@@ -58,6 +59,10 @@ _CHANGE = Access.WRITE_FILE | Access.TRUNCATE | Access.MAKE_REG | Access.REMOVE_
 _EVERYTHING = access_of_abi(99)
 
 
+class SandboxError(Exception):
+    """A part of the sandbox does not work; the text says which, and how to go without."""
+
+
 class Use(Enum):
     """What a place is for: (flags of its mount, rights by Landlock)."""
 
@@ -93,6 +98,26 @@ class Place:
 
     path: Path
     use: Use
+
+
+#: what every daemon uses; the last tells whether the machine has been restarted since the cache was written
+ALWAYS = (
+    Place(Path("/dev/null"), Use.DEVICE),
+    Place(Path("/dev/urandom"), Use.DEVICE),
+    Place(Path("/proc/sys/kernel/random/boot_id"), Use.READ),
+)
+
+
+def chosen_places(chosen: SandboxOptions) -> list[Place]:
+    """What the command line adds. Raises SandboxError for what does not exist: it cannot be shown later."""
+    for option, paths in (("readable", chosen.readable), ("writable", chosen.writable)):
+        for path in paths:
+            if not path.exists():
+                raise SandboxError(f"--sandbox-{option} {path}: no such file or directory")
+    return [
+        *(Place(path, Use.READ) for path in chosen.readable),
+        *(Place(path, Use.SHARED) for path in chosen.writable),
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

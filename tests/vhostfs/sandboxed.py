@@ -21,8 +21,9 @@ from vhostfs.sandbox_policy import SandboxPolicy
 _PREAMBLE = """
 import ctypes, errno, json, mmap, os, pickle, select, signal, socket, sys, threading
 from pathlib import Path
-from vhostfs import sandbox_daemons, syscalls
-from vhostfs.sandbox import *
+from vhostfs import syscalls
+from vhostfs.sandbox import apply_sandbox
+from vhostfs.sandbox_policy import Use
 
 libc = ctypes.CDLL(None, use_errno=True)
 libseccomp = ctypes.CDLL("libseccomp.so.2")

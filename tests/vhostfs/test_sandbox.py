@@ -9,7 +9,7 @@ import pytest
 
 from tests.vhostfs.sandboxed import run_outside, run_sandboxed
 from vhostfs import syscalls
-from vhostfs.sandbox_daemons import PASSTHROUGH_CAPABILITIES
+from vhostfs.sandbox_nydusd import PASSTHROUGH_CAPABILITIES
 from vhostfs.sandbox_options import PARTS
 from vhostfs.sandbox_policy import Place, SandboxPolicy, Use
 

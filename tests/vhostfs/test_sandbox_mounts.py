@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.vhostfs.sandboxed import run_sandboxed, start
-from vhostfs.sandbox_daemons import KATA_SHARED, PASSTHROUGH_CAPABILITIES, SNAPSHOTTER_ROOTS, nydusd_policy
+from vhostfs.sandbox_nydusd import KATA_SHARED, PASSTHROUGH_CAPABILITIES, SNAPSHOTTER_ROOTS, nydusd_policy
 from vhostfs.sandbox_options import SandboxOptions
 from vhostfs.sandbox_policy import Place, SandboxPolicy, Use
 from vhostfs.sandbox_root import is_followed, resolve

@@ -1,28 +1,23 @@
-"""Which daemon keeps what.
+"""What `vhostfs-nydusd` keeps in its sandbox.
 
-`vhostfs serve` knows all its paths when it starts, reads one image and writes one cache: it keeps those, no
-capability, no network, and maps no code any more.
+It learns of images, caches and certificates by its API. So it keeps the directories in which Kata and the
+snapshotter put them (KATA_SHARED, SNAPSHOTTER_ROOTS), those of its sockets and logs, what name resolution
+and TLS read, and Python's modules, for it imports late. Other directories are given by `--sandbox-readable`
+and `--sandbox-writable`; a request that needs one is refused with a sentence that says so
+(`SandboxReport.refusal`). What a guest shares, it may change, with the capabilities that takes.
 
-`vhostfs-nydusd` learns of images, caches and certificates by its API. It keeps the directories in which Kata
-and the snapshotter put them (KATA_SHARED, SNAPSHOTTER_ROOTS), those of its sockets and logs, what name
-resolution and TLS read, and Python's modules, for it imports late. Other directories are given by
-`--sandbox-readable` and `--sandbox-writable`; a request that needs one is refused with a sentence that says
-so (`SandboxReport.refusal`). What a guest shares, it may change, with the capabilities that takes.
+Light to import: Kata waits for this daemon.
 """
 
 from __future__ import annotations
 
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import native
-from rafs.cache import CacheDir
-from vhostfs.options import ServeOptions
 from vhostfs.sandbox_options import SandboxOptions
-from vhostfs.sandbox_policy import Place, SandboxPolicy, Use
+from vhostfs.sandbox_policy import ALWAYS, Place, SandboxPolicy, Use, chosen_places
 
 #: where both of Kata's runtimes put what a sandbox shares with its guest
 KATA_SHARED = (Path("/run/kata-containers"),)
@@ -49,11 +44,6 @@ PASSTHROUGH_CAPABILITIES = frozenset(
     }
 )
 
-_ALWAYS = (
-    Place(Path("/dev/null"), Use.DEVICE),
-    Place(Path("/dev/urandom"), Use.DEVICE),
-    Place(Path("/proc/sys/kernel/random/boot_id"), Use.READ),
-)
 #: What name resolution and TLS read. Directories, where files are replaced while we run.
 _NETWORK = [
     Path(path)
@@ -81,37 +71,6 @@ _NETWORK = [
 ]
 
 
-def absolute(options: ServeOptions) -> ServeOptions:
-    """The same options, whatever becomes of the working directory."""
-    here = Path.cwd()
-    return replace(
-        options,
-        bootstrap=here / options.bootstrap,
-        blob_dir=here / options.blob_dir,
-        cache_dir=here / options.cache_dir,
-        socket=str(here / options.socket) if options.socket is not None else None,
-        statistics=here / options.statistics if options.statistics is not None else None,
-    )
-
-
-def serve_policy(options: ServeOptions, chosen: SandboxOptions) -> SandboxPolicy:
-    """What `vhostfs serve` keeps. The options' paths are absolute; the cache directory is made.
-
-    Raises CacheError.
-    """
-    CacheDir(options.cache_dir)  # it cannot be made later on
-    places = [
-        Place(options.bootstrap, Use.READ),
-        Place(options.blob_dir, Use.READ),
-        Place(options.cache_dir, Use.WRITE),
-    ]
-    if options.socket is not None:
-        places.append(Place(Path(options.socket).parent, Use.SOCKETS))
-    if options.statistics is not None:
-        places.append(Place(options.statistics.parent, Use.OUTPUT))
-    return SandboxPolicy(places=(*places, *_ALWAYS, *_chosen_places(chosen)), off=chosen.off)
-
-
 def nydusd_policy(
     chosen: SandboxOptions,
     *,
@@ -137,7 +96,7 @@ def nydusd_policy(
         places.append(Place(log_file.parent, Use.OUTPUT))
     places += [Place(path, Use.CODE) for path in code_directories()]
     return SandboxPolicy(
-        places=(*places, *_ALWAYS, *_chosen_places(chosen)),
+        places=(*places, *ALWAYS, *chosen_places(chosen)),
         capabilities=PASSTHROUGH_CAPABILITIES,
         network=True,
         late_code=True,
@@ -147,13 +106,6 @@ def nydusd_policy(
     )
 
 
-def _chosen_places(chosen: SandboxOptions) -> list[Place]:
-    return [
-        *(Place(path, Use.READ) for path in chosen.readable),
-        *(Place(path, Use.SHARED) for path in chosen.writable),
-    ]
-
-
 def code_directories() -> list[Path]:
     """Where Python and the linker find what they load: our packages, the library, site-packages, libraries.
 
@@ -161,7 +113,6 @@ def code_directories() -> list[Path]:
     """
     ours = Path(native.__file__).parent.parent
     found = [ours / name for name in ("native", "rafs", "virtqueue", "vhostfs")]
-    found += [Path(path) for key in ("stdlib", "platstdlib") if (path := sysconfig.get_path(key))]
     found += [Path(path) for path in sys.path if path and Path(path) not in (Path.cwd(), Path("/"))]
     found += [Path("/etc/ld.so.cache"), *_library_directories()]
     return list(dict.fromkeys(path for path in found if path.is_absolute()))
