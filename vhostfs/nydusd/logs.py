@@ -29,7 +29,7 @@ LEVELS = {
     "error": logging.ERROR,
     "off": logging.CRITICAL + 1,
 }
-#: a pipe takes PIPE_BUF (4096) bytes as a whole or not at all
+#: a pipe takes PIPE_BUF (4096) bytes as a whole or not at all; there is room for a word on lost lines
 MAX_LINE = 4000
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -42,7 +42,7 @@ class LineSink:
     def __init__(self, fd: int) -> None:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._fd = fd
+        self._fd = self._given_fd = fd
         self._polled = False
         self.dropped = 0
         mode = os.fstat(fd).st_mode
@@ -60,11 +60,15 @@ class LineSink:
         """Write the lines of `text`; a last newline is added."""
         with self._lock:
             for line in text.rstrip("\n").split("\n"):
-                if self.dropped:
-                    lost = f"{self.dropped} lines were not read in time\n".encode()
-                    self.dropped = 0 if self._write_nowait(lost) else self.dropped
-                if not self._write_nowait(encode_line(line)):
-                    self.dropped += 1
+                lost = f"{self.dropped} lines were not read in time\n".encode() if self.dropped else b""
+                self.dropped = 0 if self._write_nowait(lost + encode_line(line)) else self.dropped + 1
+
+    def close(self) -> None:
+        """Close what was opened here; not the descriptor that was given."""
+        if self._socket is not None:
+            self._socket.close()
+        elif self._fd != self._given_fd:
+            os.close(self._fd)
 
     def _write_nowait(self, line: bytes) -> bool:
         try:

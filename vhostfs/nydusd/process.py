@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import resource
 import sys
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 #: what nydusd leaves to the rest of the machine, and the most it takes (contract 5.1)
 RESERVED_FILES = 16_384
 MAX_FILES = 1_000_000
+FILE_MAX = Path("/proc/sys/fs/file-max")
 
 
 def run(arguments: Arguments) -> int:
@@ -50,10 +52,10 @@ def raise_file_limit(wanted: int) -> None:
     """
     if wanted == 0:
         return
-    path = Path("/proc/sys/fs/file-max")
-    available = int(path.read_text()) - RESERVED_FILES
+    available = int(FILE_MAX.read_text()) - RESERVED_FILES
     if available <= 0:
-        raise OSError(None, f"allows fewer than {RESERVED_FILES} open files; raise it", str(path))
+        text = f"allows {RESERVED_FILES} open files or fewer; raise it"
+        raise OSError(errno.ENFILE, text, str(FILE_MAX))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     target = min(wanted, available, MAX_FILES)
     if target <= soft:
