@@ -8,16 +8,21 @@ ChunkStore. Calls that may wait release the interpreter's lock, as every cffi ca
 from native.chunks import Blob, ChunkStore, Upcall
 from native.counters import MountCounters, MountStatistics
 from native.device import Device, MemoryRegion
+from native.directory import CacheMode, DirectoryFacts, DirectoryOptions, FileHandles
 from native.image import BLOB_RECORD, CHUNK_RECORD, Dirent, Extent, Image, ImageError, Inode
 
 __all__ = [
     "BLOB_RECORD",
     "CHUNK_RECORD",
     "Blob",
+    "CacheMode",
     "ChunkStore",
     "Device",
+    "DirectoryFacts",
+    "DirectoryOptions",
     "Dirent",
     "Extent",
+    "FileHandles",
     "Image",
     "ImageError",
     "Inode",

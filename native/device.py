@@ -9,6 +9,7 @@ from typing import NamedTuple
 from native._dataplane import ffi, lib
 from native.chunks import Blob, ChunkStore
 from native.counters import MountCounters
+from native.directory import DirectoryFacts, DirectoryOptions
 from native.handle import Handle, check
 from native.image import Image
 
@@ -67,6 +68,37 @@ class Device(Handle):
             lib.vfs_device_mount_image(self.c, os.fsencode(path), image.c, pointers, counted), f"mount {path}"
         )
         self._mounted[path] = (image, list(blobs), counters)
+
+    def mount_directory(
+        self,
+        path: str,
+        source: str | os.PathLike[str] | int,
+        *,
+        options: DirectoryOptions | None = None,
+        counters: MountCounters | None = None,
+    ) -> None:
+        """Share the host directory `source` (a path, or a descriptor that stays the caller's) at `path`.
+
+        Needs a `shared` device. Raises FileExistsError, NotADirectoryError, and OSError: EOPNOTSUPP where
+        file handles are mandatory and cannot be had.
+        """
+        flags = os.O_PATH | os.O_DIRECTORY
+        fd = os.open(".", flags, dir_fd=source) if isinstance(source, int) else os.open(source, flags)
+        try:
+            packed = (options or DirectoryOptions()).pack()
+            counted = ffi.NULL if counters is None else counters.c
+            result = lib.vfs_device_mount_directory(self.c, os.fsencode(path), fd, packed, counted)
+            check(result, f"mount {source} at {path}")
+        except BaseException:
+            os.close(fd)
+            raise
+        self._mounted[path] = counters
+
+    def directory_facts(self, path: str) -> DirectoryFacts:
+        """What the guest holds of the directory that is mounted at `path`. Raises FileNotFoundError."""
+        out = ffi.new("struct vfs_directory_facts *")
+        check(lib.vfs_device_directory_facts(self.c, os.fsencode(path), out), f"directory at {path}")
+        return DirectoryFacts(out.inodes, out.path_fds, out.open_files, out.mounts, out.mount_fds)
 
     def umount(self, path: str) -> None:
         """Returns when no request uses the mount; may wait for reads that are under way.

@@ -1,7 +1,7 @@
 """FUSE wire structs that the mock guest speaks (<linux/fuse.h>, 7.31 and later); little-endian. Pure."""
 
 import struct
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 
@@ -59,19 +59,48 @@ class Opcode(IntEnum):
 
 
 class InitFlag(IntEnum):
-    """Bits of fuse_init_in / fuse_init_out flags (the low 32)."""
+    """Bits of fuse_init_in / fuse_init_out: flags, and from 32 on flags2."""
 
     ASYNC_READ = 1 << 0
+    POSIX_LOCKS = 1 << 1
+    ATOMIC_O_TRUNC = 1 << 3
     EXPORT_SUPPORT = 1 << 4
+    DONT_MASK = 1 << 6
+    FLOCK_LOCKS = 1 << 10
+    AUTO_INVAL_DATA = 1 << 12
     DO_READDIRPLUS = 1 << 13
     READDIRPLUS_AUTO = 1 << 14
+    WRITEBACK_CACHE = 1 << 16
     NO_OPEN_SUPPORT = 1 << 17
     PARALLEL_DIROPS = 1 << 18
     HANDLE_KILLPRIV = 1 << 19
+    POSIX_ACL = 1 << 20
     MAX_PAGES = 1 << 22
     CACHE_SYMLINKS = 1 << 23
     NO_OPENDIR_SUPPORT = 1 << 24
+    SUBMOUNTS = 1 << 27
+    HANDLE_KILLPRIV_V2 = 1 << 28
+    SETXATTR_EXT = 1 << 29
     INIT_EXT = 1 << 30
+    SECURITY_CTX = 1 << 32
+    CREATE_SUPP_GROUP = 1 << 34
+
+
+class SetAttr(IntFlag):
+    """Bits of fuse_setattr_in.valid."""
+
+    MODE = 1 << 0
+    UID = 1 << 1
+    GID = 1 << 2
+    SIZE = 1 << 3
+    ATIME = 1 << 4
+    MTIME = 1 << 5
+    FH = 1 << 6
+    ATIME_NOW = 1 << 7
+    MTIME_NOW = 1 << 8
+    LOCKOWNER = 1 << 9
+    CTIME = 1 << 10
+    KILL_SUIDGID = 1 << 11
 
 
 ROOT_NODEID = 1
@@ -104,6 +133,26 @@ LSEEK_IN = struct.Struct("<QQI4x")  # fh, offset, whence
 LSEEK_OUT = struct.Struct("<Q")  # offset
 INTERRUPT_IN = struct.Struct("<Q")  # unique
 STATFS_OUT = struct.Struct("<QQQQQIII28x")  # blocks, bfree, bavail, files, ffree, bsize, namelen, frsize
+SETATTR_IN = struct.Struct("<I4xQQQQQQIIIIIII4x")  # see SetAttr
+MKNOD_IN = struct.Struct("<III4x")  # mode, rdev, umask
+MKDIR_IN = struct.Struct("<II")  # mode, umask
+CREATE_IN = struct.Struct("<IIII")  # flags, mode, umask, open_flags
+LINK_IN = struct.Struct("<Q")  # oldnodeid
+RENAME_IN = struct.Struct("<Q")  # newdir
+RENAME2_IN = struct.Struct("<QI4x")  # newdir, flags
+WRITE_IN = struct.Struct("<QQIIQI4x")  # fh, offset, size, write_flags, lock_owner, flags
+WRITE_OUT = struct.Struct("<I4x")  # size
+FSYNC_IN = struct.Struct("<QI4x")  # fh, fsync_flags
+FLUSH_IN = struct.Struct("<Q8xQ")  # fh, lock_owner
+SETXATTR_IN = struct.Struct("<III4x")  # size, flags, setxattr_flags; the extended form
+SETXATTR_IN_COMPAT = struct.Struct("<II")  # size, flags
+FALLOCATE_IN = struct.Struct("<QQQI4x")  # fh, offset, length, mode
+COPY_FILE_RANGE_IN = struct.Struct("<QQQQQQQ")  # fh_in, off_in, nodeid_out, fh_out, off_out, len, flags
+LK_IN = struct.Struct("<QQQQIII4x")  # fh, owner, start, end, type, pid, lk_flags
+LK_OUT = struct.Struct("<QQII")  # start, end, type, pid
+SYNCFS_IN = struct.Struct("<8x")
+IOCTL_IN = struct.Struct("<QIIQII")  # fh, flags, cmd, arg, in_size, out_size
+EXT_HEADER = struct.Struct("<II")  # size, type
 STATX_IN = struct.Struct("<I4xQII")  # getattr_flags, fh, sx_flags, sx_mask
 
 

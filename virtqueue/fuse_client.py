@@ -63,6 +63,7 @@ class FuseClient:
         self.memory = driver.memory
         self.indirect = indirect
         self.timeout = timeout
+        self.uid = self.gid = 0  #: of the process that calls
         self._unique = 0
         self._by_head: dict[int, _Pending] = {}
         self._replies: dict[int, tuple[int, bytes]] = {}  # unique -> (error, payload)
@@ -79,16 +80,21 @@ class FuseClient:
         has_reply: bool = True,
         kick: bool = True,
         header_length: int | None = None,
+        extensions: bytes = b"",
     ) -> int:
         """Send one request and return its unique. IndexError when the queue has no room.
 
         ``reply_size``: bytes of room after the reply header. ``kick`` False: published, no notification yet.
-        ``header_length``: what the header says the request's length is, when it should lie.
+        ``header_length``: what the header says the request's length is, when it should lie. ``extensions``
+        follow the body and are counted in the header, in units of 8 bytes.
         """
         self._unique += 2  # the lowest bit marks interrupts in Linux
+        body += extensions
         length = abi.IN_HEADER.size + len(body)
         told = length if header_length is None else header_length
-        header = abi.IN_HEADER.pack(told, opcode, self._unique, nodeid, 0, 0, 0, 0, 0)
+        header = abi.IN_HEADER.pack(
+            told, opcode, self._unique, nodeid, self.uid, self.gid, 0, len(extensions) // 8, 0
+        )
         readable = self._buffer(length)
         self.memory.write(readable.gpa, header + body)
         writable = None
@@ -169,8 +175,8 @@ class FuseClient:
     # Calls by name.
 
     def init(self, *, major: int = 7, minor: int = 38, flags: int = INIT_FLAGS) -> InitReply:
-        """FUSE_INIT; comes first."""
-        body = abi.INIT_IN.pack(major, minor, 1 << 20, flags, 0)
+        """FUSE_INIT; comes first. ``flags`` beyond 32 bits need INIT_EXT among them."""
+        body = abi.INIT_IN.pack(major, minor, 1 << 20, flags & 0xFFFFFFFF, flags >> 32)
         payload = self.call(Opcode.INIT, 0, body, reply_size=abi.INIT_OUT.size)
         if len(payload) != abi.INIT_OUT.size:
             raise BadReply(f"INIT: payload of {len(payload)} bytes, expected {abi.INIT_OUT.size}")

@@ -6,12 +6,14 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "barrier.h"
 #include "image_api.h"
 #include "namespace.h"
+#include "passthroughfs.h"
 #include "queue.h"
 #include "rafsfs.h"
 
@@ -21,6 +23,7 @@ struct vfs_device {
     struct chunk_store *store;
     struct fuse_server server;
     struct namespace namespace;
+    int proc_fd; /* /proc/self/fd, opened before a sandbox can hide it */
     struct gpa_table memory;
     struct io_pool pool;
     struct fuse_context pool_contexts[IO_POOL_THREADS];
@@ -62,6 +65,7 @@ struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, in
     }
     device->store = device->server.store = store;
     device->server.profile = is_shared ? FUSE_PROFILE_SHARED : FUSE_PROFILE_IMMUTABLE;
+    device->proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC); /* asked for when it is needed */
     device->limits = (struct queue_limits){ miss_timeout_ns, poll_ns };
     io_pool_init(&device->pool);
     for (unsigned i = 0; i < IO_POOL_THREADS; i++) {
@@ -91,6 +95,8 @@ void vfs_device_free(struct vfs_device *device)
     }
     fuse_mounts_destroy(&device->server);
     namespace_destroy(&device->namespace);
+    if (device->proc_fd >= 0)
+        close(device->proc_fd);
     free(device);
 }
 
@@ -113,6 +119,45 @@ int vfs_device_mount_image(struct vfs_device *device, const char *path, const st
     if (image->rafs.flags & RAFS_FLAG_HAS_XATTR)
         device->server.has_xattrs = true;
     return mount(device, path, rafsfs_new(&image->rafs, blobs), counters);
+}
+
+static uint64_t wanted_flags(uint32_t flags)
+{
+    return (flags & VFS_DIRECTORY_WRITEBACK ? FUSE_WRITEBACK_CACHE : 0) |
+           (flags & VFS_DIRECTORY_LOCKS ? FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS : 0) |
+           (flags & VFS_DIRECTORY_ACLS ? FUSE_POSIX_ACL : 0) | (flags & VFS_DIRECTORY_SUBMOUNTS ? FUSE_SUBMOUNTS : 0);
+}
+
+int vfs_device_mount_directory(struct vfs_device *device, const char *path, int source_fd, const struct vfs_directory_options *options,
+                               struct fuse_counters *counters)
+{
+    struct fuse_fs *fs;
+    int err, kept;
+
+    if (device->server.profile != FUSE_PROFILE_SHARED)
+        return -EINVAL;
+    kept = fcntl(source_fd, F_DUPFD_CLOEXEC, 0); /* the caller keeps its own until all is well */
+    if (kept < 0)
+        return -errno;
+    err = passthroughfs_new(&device->server, kept, device->proc_fd, options, &fs);
+    if (err) {
+        close(kept);
+        return err;
+    }
+    err = mount(device, path, fs, counters);
+    if (err)
+        return err;
+    __atomic_or_fetch(&device->server.wanted_flags, wanted_flags(options->flags), __ATOMIC_RELAXED);
+    close(source_fd);
+    return 0;
+}
+
+int vfs_device_directory_facts(struct vfs_device *device, const char *path, struct vfs_directory_facts *facts)
+{
+    struct fuse_fs *fs;
+    int err = namespace_find(&device->namespace, path, &fs);
+
+    return err ? err : passthroughfs_facts(fs, facts);
 }
 
 int vfs_device_umount(struct vfs_device *device, const char *path) { return namespace_umount(&device->namespace, path); }
@@ -298,6 +343,8 @@ void vfs_device_reset(struct vfs_device *device)
     }
     gpa_clear(&device->memory);
     __atomic_store_n(&device->server.has_session, false, __ATOMIC_RELEASE);
+    if (device->server.mounts)
+        fuse_end_session(&device->server, NULL);
 }
 
 int vfs_device_statistics(const struct vfs_device *device, unsigned index, struct vfs_statistics *statistics)

@@ -6,9 +6,13 @@
 #define FUSE_OLDEST_MINOR 31
 #define FUSE_OUR_MINOR 39 /* STATX is the newest operation answered */
 
-#if FUSE_KERNEL_MINOR_VERSION < 37
-#error "vhostfs needs the FUSE definitions of Linux 5.19 or newer"
+#if FUSE_KERNEL_MINOR_VERSION < 38
+#error "vhostfs needs the FUSE definitions of Linux 6.1 or newer"
 #endif
+#ifndef FUSE_CREATE_SUPP_GROUP /* it came to 7.38 late, in Linux 6.3 */
+#define FUSE_CREATE_SUPP_GROUP (1ULL << 34)
+#endif
+#define FUSE_EXT_TYPE_GROUPS 32 /* FUSE_EXT_GROUPS there: uint32_t count, then as many uint32_t */
 #if FUSE_KERNEL_MINOR_VERSION < 39
 #define FUSE_STATX 52
 struct fuse_sx_time {

@@ -51,6 +51,11 @@ static const uint16_t args_sizes[FUSE_OPCODES] = {
     [FUSE_FALLOCATE] = sizeof(struct fuse_fallocate_in),
     [FUSE_LSEEK] = sizeof(struct fuse_lseek_in),
     [FUSE_COPY_FILE_RANGE] = sizeof(struct fuse_copy_file_range_in),
+    [FUSE_GETLK] = sizeof(struct fuse_lk_in),
+    [FUSE_SETLK] = sizeof(struct fuse_lk_in),
+    [FUSE_SETLKW] = sizeof(struct fuse_lk_in),
+    [FUSE_IOCTL] = sizeof(struct fuse_ioctl_in),
+    [FUSE_SYNCFS] = sizeof(struct fuse_syncfs_in),
 };
 
 /* Stores the header last, so that a driver that sees it sees the whole reply. */

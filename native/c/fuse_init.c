@@ -13,13 +13,16 @@
      FUSE_CACHE_SYMLINKS | FUSE_MAX_PAGES | FUSE_INIT_EXT)
 /* No handles: a driver that hears ENOSYS to OPEN and OPENDIR keeps its caches by itself. */
 #define IMMUTABLE_FLAGS (COMMON_FLAGS | FUSE_EXPORT_SUPPORT | FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT | FUSE_HANDLE_KILLPRIV)
-#define SHARED_FLAGS (COMMON_FLAGS | FUSE_ATOMIC_O_TRUNC | FUSE_AUTO_INVAL_DATA | FUSE_HANDLE_KILLPRIV_V2 | FUSE_DONT_MASK)
+/* What is made in a host directory belongs to the caller, by its groups, umask and label. */
+#define SHARED_FLAGS                                                                                          \
+    (COMMON_FLAGS | FUSE_ATOMIC_O_TRUNC | FUSE_AUTO_INVAL_DATA | FUSE_HANDLE_KILLPRIV_V2 | FUSE_DONT_MASK |   \
+     FUSE_ASYNC_DIO | FUSE_SETXATTR_EXT | FUSE_SECURITY_CTX | FUSE_CREATE_SUPP_GROUP)
 
 int64_t fuse_init(struct fuse_server *server, struct fuse_request *request)
 {
     struct fuse_init_in in = { 0 };
     struct fuse_init_out out = { .major = FUSE_KERNEL_VERSION, .minor = FUSE_OUR_MINOR };
-    uint32_t offered = server->profile == FUSE_PROFILE_IMMUTABLE ? IMMUTABLE_FLAGS : SHARED_FLAGS;
+    uint64_t offered = server->profile == FUSE_PROFILE_IMMUTABLE ? IMMUTABLE_FLAGS : SHARED_FLAGS, asked, agreed;
 
     memcpy(&in, request->args, request->args_size < sizeof(in) ? request->args_size : sizeof(in));
     if (in.major < FUSE_KERNEL_VERSION || (in.major == FUSE_KERNEL_VERSION && in.minor < FUSE_OLDEST_MINOR))
@@ -30,7 +33,11 @@ int64_t fuse_init(struct fuse_server *server, struct fuse_request *request)
     if (server->profile == FUSE_PROFILE_IMMUTABLE && server->has_xattrs)
         offered |= FUSE_POSIX_ACL; /* the guest enforces the ACLs that the image carries */
     out.minor = in.minor < FUSE_OUR_MINOR ? in.minor : FUSE_OUR_MINOR;
-    out.flags = in.flags & offered;
+    offered |= __atomic_load_n(&server->wanted_flags, __ATOMIC_RELAXED);
+    asked = in.flags | (in.flags & FUSE_INIT_EXT ? (uint64_t)in.flags2 << 32 : 0);
+    agreed = asked & offered;
+    out.flags = (uint32_t)agreed;
+    out.flags2 = (uint32_t)(agreed >> 32);
     out.max_readahead = in.max_readahead;
     out.max_background = 256; /* readahead of many files at once; the driver's default is 12 */
     out.congestion_threshold = 192;
@@ -38,7 +45,9 @@ int64_t fuse_init(struct fuse_server *server, struct fuse_request *request)
     out.max_pages = out.flags & FUSE_MAX_PAGES ? FUSE_MAX_IO / 4096 : 0;
     out.time_gran = 1;
     server->minor = out.minor;
-    server->flags = out.flags;
+    if (__atomic_load_n(&server->has_session, __ATOMIC_ACQUIRE)) /* the guest began anew, and said no farewell */
+        fuse_end_session(server, request->context);
+    server->flags = agreed;
     __atomic_store_n(&server->has_session, true, __ATOMIC_RELEASE);
     return fuse_reply(request, &out, sizeof(out));
 }
@@ -46,5 +55,6 @@ int64_t fuse_init(struct fuse_server *server, struct fuse_request *request)
 int64_t fuse_destroy(struct fuse_server *server, struct fuse_request *request)
 {
     __atomic_store_n(&server->has_session, false, __ATOMIC_RELEASE);
+    fuse_end_session(server, request->context);
     return 0;
 }

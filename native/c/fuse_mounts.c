@@ -104,3 +104,28 @@ int fuse_mount(struct fuse_server *server, struct fuse_fs *fs)
     } while (index != server->last_index);
     return -ENOSPC;
 }
+
+/* Both look at every index (half a megabyte of pointers), and leave what `context` had announced. */
+int fuse_sync_all(struct fuse_server *server, struct fuse_context *context)
+{
+    int err = 0;
+
+    for (unsigned index = 0; index < FUSE_MAX_MOUNTS; index++) {
+        struct fuse_fs *fs = fuse_enter(server, context, (uint64_t)index << FUSE_ID_BITS);
+        int failed = fs && fs->type->sync ? fs->type->sync(fs) : 0;
+        err = err ? err : failed;
+    }
+    fuse_leave(context);
+    return err;
+}
+
+void fuse_end_session(struct fuse_server *server, struct fuse_context *context)
+{
+    for (unsigned index = 0; index < FUSE_MAX_MOUNTS; index++) {
+        struct fuse_fs *fs = context ? fuse_enter(server, context, (uint64_t)index << FUSE_ID_BITS) : server->mounts[index];
+        if (fs && fs->type->end_session)
+            fs->type->end_session(fs);
+    }
+    if (context)
+        fuse_leave(context);
+}

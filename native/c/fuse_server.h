@@ -75,6 +75,8 @@ struct fuse_fs_type {
     /* Describes the root, as LOOKUP would; the root lives as long as the mount, it is not counted. */
     int (*describe_root)(struct fuse_fs *fs, struct fuse_entry_out *entry);
     void (*forget)(struct fuse_fs *fs, uint64_t id, uint64_t nlookup); /* NULL: nothing is counted */
+    int (*sync)(struct fuse_fs *fs);         /* writes to disk what was written; may block. NULL: nothing ever is */
+    void (*end_session)(struct fuse_fs *fs); /* the guest remembers nothing any more. NULL: nor do we */
     void (*free)(struct fuse_fs *fs);
 };
 
@@ -108,7 +110,8 @@ struct fuse_server {
     bool has_xattrs; /* of an immutable session: some image has attributes, and so maybe ACLs */
     bool has_session; /* atomic: INIT was answered */
     uint32_t minor;   /* what the session speaks */
-    uint32_t flags;   /* that INIT agreed on */
+    uint64_t flags;   /* that INIT agreed on */
+    uint64_t wanted_flags; /* atomic: what mounts ask for beyond the profile's, offered by the next INIT */
     /* fuse_mounts.c */
     struct fuse_fs **mounts; /* FUSE_MAX_MOUNTS; atomic pointers */
     struct fuse_context *contexts[FUSE_MAX_CONTEXTS];
@@ -139,6 +142,10 @@ void fuse_add_context(struct fuse_server *server, struct fuse_context *context);
 int fuse_mount(struct fuse_server *server, struct fuse_fs *fs);
 /* Mounts `fs` as `index` instead of what is there, and frees that once nobody uses it. */
 void fuse_replace(struct fuse_server *server, uint16_t index, struct fuse_fs *fs);
+/* SYNCFS of all that is mounted, on a pool thread; the first error. And the end of a session for all;
+ * `context` NULL: called by who mounts. */
+int fuse_sync_all(struct fuse_server *server, struct fuse_context *context);
+void fuse_end_session(struct fuse_server *server, struct fuse_context *context);
 struct fuse_fs *fuse_enter(struct fuse_server *server, struct fuse_context *context, uint64_t nodeid);
 void fuse_leave(struct fuse_context *context);
 

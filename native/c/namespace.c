@@ -143,6 +143,17 @@ int namespace_mount(struct namespace *namespace, const char *path, struct fuse_f
     return err;
 }
 
+int namespace_find(struct namespace *namespace, const char *path, struct fuse_fs **out)
+{
+    int64_t at = resolve(namespace, path, false);
+    uint16_t index = at < 0 ? 0 : namespace->nodes[at].mount;
+
+    if (at < 0 || !index)
+        return at < 0 ? (int)at : -ENOENT;
+    *out = namespace->server->mounts[index == MOUNTED_AT_ROOT ? 0 : index];
+    return 0;
+}
+
 int namespace_umount(struct namespace *namespace, const char *path)
 {
     int64_t at = resolve(namespace, path, false);

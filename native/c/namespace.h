@@ -20,6 +20,8 @@ void namespace_destroy(struct namespace *namespace);
 /* Takes over `fs` if it returns 0. -EEXIST: something is mounted there, or there are mounts below;
  * -EINVAL: no such path can be; -ENOTDIR: the path leads through another mount. */
 int namespace_mount(struct namespace *namespace, const char *path, struct fuse_fs *fs);
+/* What is mounted at `path`. -ENOENT: nothing is. */
+int namespace_find(struct namespace *namespace, const char *path, struct fuse_fs **out);
 /* Returns when no request uses the file system any more. -ENOENT: nothing is mounted there. */
 int namespace_umount(struct namespace *namespace, const char *path);
 #endif

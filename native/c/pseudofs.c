@@ -167,6 +167,12 @@ static int64_t statfs_(struct fuse_server *server, struct fuse_request *request)
     return fuse_reply(request, &out, sizeof(out));
 }
 
+/* The guest's file system is all that is mounted. */
+static int64_t syncfs_(struct fuse_server *server, struct fuse_request *request)
+{
+    return request->may_block ? fuse_sync_all(server, request->context) : fuse_to_pool(request);
+}
+
 static int64_t access_(struct fuse_server *server, struct fuse_request *request)
 {
     return ((const struct fuse_access_in *)request->args)->mask & W_OK ? -EROFS : 0;
@@ -202,6 +208,7 @@ static const struct fuse_fs_type pseudofs_type = {
         [FUSE_READDIRPLUS] = readdirplus,
         [FUSE_RELEASEDIR] = fuse_nothing_to_do,
         [FUSE_STATFS] = statfs_,
+        [FUSE_SYNCFS] = syncfs_,
         [FUSE_ACCESS] = access_,
         [FUSE_GETXATTR] = fuse_no_attribute,
         [FUSE_LISTXATTR] = listxattr_,

@@ -155,12 +155,46 @@ struct vfs_statistics {
 };
 
 /* `queues` counts the hiprio queue too. NULL: see errno. */
+/* A host directory as a mount (passthroughfs.h). */
+#define VFS_CACHE_AUTO 0   /* of file data in the guest: dropped at open when the file has changed */
+#define VFS_CACHE_NEVER 1
+#define VFS_CACHE_ALWAYS 2 /* kept: only the guest changes the files */
+#define VFS_FILE_HANDLES_PREFER 0
+#define VFS_FILE_HANDLES_NEVER 1
+#define VFS_FILE_HANDLES_MANDATORY 2
+#define VFS_DIRECTORY_WRITEBACK 1 /* the guest gathers writes; for the whole session, as the next two */
+#define VFS_DIRECTORY_LOCKS 2     /* POSIX locks and flock hold on the host too */
+#define VFS_DIRECTORY_ACLS 4      /* the guest enforces POSIX ACLs */
+#define VFS_DIRECTORY_SUBMOUNTS 8 /* mounts in the directory are announced, and get devices of their own */
+
+struct vfs_directory_options {
+    uint64_t entry_valid_ns; /* how long a driver may trust a name, and attributes */
+    uint64_t attr_valid_ns;
+    uint32_t cache;
+    uint32_t file_handles;
+    uint32_t flags;
+};
+
+struct vfs_directory_facts {
+    uint64_t inodes;     /* that the guest has looked up and not forgotten */
+    uint64_t path_fds;   /* of those, kept as descriptors */
+    uint64_t open_files;
+    uint64_t mounts;     /* of the host inside the directory that it has met */
+    uint64_t mount_fds;  /* of those, held open, as the guest has files open there */
+};
+
 struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, int is_shared, uint64_t miss_timeout_ns, uint64_t poll_ns);
 void vfs_device_free(struct vfs_device *device);
 /* Mounts may come and go while queues run; one call at a time. blobs[i] is the image's blob i.
  * Errors as in namespace.h. */
 int vfs_device_mount_image(struct vfs_device *device, const char *path, const struct vfs_image *image, struct blob **blobs,
                            struct fuse_counters *counters); /* or NULL */
+/* Takes over source_fd, a descriptor of a directory (O_PATH will do), if it returns 0. -EOPNOTSUPP: its
+ * file system has no file handles, or we may not open them, and they are mandatory; -EINVAL: the
+ * device is for images only. */
+int vfs_device_mount_directory(struct vfs_device *device, const char *path, int source_fd, const struct vfs_directory_options *options,
+                               struct fuse_counters *counters);
+int vfs_device_directory_facts(struct vfs_device *device, const char *path, struct vfs_directory_facts *facts); /* -EINVAL: not a directory */
 int vfs_device_umount(struct vfs_device *device, const char *path);
 int vfs_device_add_region(struct vfs_device *device, uint64_t gpa, uint64_t size, uint64_t user_addr, uint64_t mmap_offset, int fd);
 int vfs_device_remove_region(struct vfs_device *device, uint64_t gpa, uint64_t size, uint64_t user_addr);

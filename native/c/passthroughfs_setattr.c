@@ -1,0 +1,114 @@
+/*
+ * SETATTR: owner, then mode (a change of owner clears set-user-id bits), then size, then times
+ * (a change of size sets them).
+ */
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "passthroughfs.h"
+
+#ifndef FATTR_KILL_SUIDGID
+#define FATTR_KILL_SUIDGID (1 << 11)
+#endif
+
+static int result(int returned) { return returned < 0 ? -errno : 0; }
+
+static int set_owner(int fd, const struct fuse_setattr_in *in)
+{
+    uid_t uid = in->valid & FATTR_UID ? in->uid : (uid_t)-1;
+    gid_t gid = in->valid & FATTR_GID ? in->gid : (gid_t)-1;
+
+    return result(fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
+}
+
+static int set_mode(struct passthroughfs *pt, int fd, const struct fuse_setattr_in *in)
+{
+    char name[16];
+
+    snprintf(name, sizeof(name), "%d", fd); /* fchmod refuses O_PATH; the link leads to the inode itself */
+    return result(fchmodat(pt->proc_fd, name, in->mode & 07777, 0));
+}
+
+static int set_size(struct passthroughfs *pt, struct host_inode *inode, const struct open_file *file, const struct fuse_setattr_in *in)
+{
+    bool kills = in->valid & FATTR_KILL_SUIDGID;
+    int fd, err;
+
+    if (in->size > INT64_MAX)
+        return -EFBIG;
+    if (inode->type != S_IFREG)
+        return inode->type == S_IFDIR ? -EISDIR : -EINVAL;
+    fd = file && file->is_writable ? file->fd : inode_open(&pt->inodes, inode, O_WRONLY | O_NONBLOCK, true);
+    if (fd < 0)
+        return fd;
+    err = kills ? caller_drop_fsetid(-1) : 0;
+    if (!err) {
+        err = result(ftruncate(fd, (off_t)in->size));
+        if (kills)
+            caller_restore_fsetid(-1);
+    }
+    if (!file || fd != file->fd)
+        close(fd);
+    return err;
+}
+
+static struct timespec wanted_time(uint32_t valid, uint32_t set, uint32_t now, uint64_t s, uint32_t ns)
+{
+    if (valid & now)
+        return (struct timespec){ .tv_nsec = UTIME_NOW };
+    if (valid & set)
+        return (struct timespec){ .tv_sec = (time_t)s, .tv_nsec = ns };
+    return (struct timespec){ .tv_nsec = UTIME_OMIT };
+}
+
+static int set_times(int fd, const struct fuse_setattr_in *in)
+{
+    const struct timespec times[2] = {
+        wanted_time(in->valid, FATTR_ATIME, FATTR_ATIME_NOW, in->atime, in->atimensec),
+        wanted_time(in->valid, FATTR_MTIME, FATTR_MTIME_NOW, in->mtime, in->mtimensec),
+    };
+
+    if (in->atimensec >= 1000000000 || in->mtimensec >= 1000000000) /* UTIME_NOW and UTIME_OMIT are such */
+        return -EINVAL;
+    return result(utimensat(fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
+}
+
+static int change(struct passthroughfs *pt, struct host_inode *inode, const struct open_file *file, int fd, const struct fuse_setattr_in *in)
+{
+    int err = 0;
+
+    if (in->valid & (FATTR_UID | FATTR_GID))
+        err = set_owner(fd, in);
+    if (!err && (in->valid & FATTR_MODE))
+        err = set_mode(pt, fd, in);
+    if (!err && (in->valid & FATTR_SIZE))
+        err = set_size(pt, inode, file, in);
+    if (!err && (in->valid & (FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW)))
+        err = set_times(fd, in);
+    return err; /* a change time cannot be set: FATTR_CTIME is the host's own */
+}
+
+int64_t passthroughfs_setattr(struct passthroughfs *pt, struct fuse_request *request, struct host_inode *inode)
+{
+    const struct fuse_setattr_in *in = (const struct fuse_setattr_in *)request->args;
+    struct open_file *file = in->valid & FATTR_FH ? open_file_get(&pt->files, in->fh, inode) : NULL;
+    struct host_path path;
+    struct statx stat;
+    int err;
+
+    if ((in->valid & FATTR_FH) && !file)
+        return -EBADF;
+    err = inode_path(&pt->inodes, inode, request->may_block, &path);
+    if (!err) {
+        err = change(pt, inode, file, path.fd, in);
+        if (!err)
+            err = host_stat(path.fd, &stat);
+        host_path_close(&path);
+    }
+    if (file)
+        open_file_put(&pt->files, file);
+    return err ? err : passthroughfs_reply_attr(pt, request, &stat);
+}
