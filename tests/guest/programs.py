@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -26,22 +27,16 @@ def environment() -> dict[str, str]:
 
 def static_program(source: Path, folder: Path) -> Path:
     """Compile the one C file `source` into `folder`, static, so that it runs in the guest."""
-    target = folder / source.stem
-    command = [
-        "gcc",
-        "-std=gnu11",
-        "-O2",
-        "-static",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-o",
-        str(target),
-        str(source),
-    ]
+    return static_programs([source], folder / source.stem)
+
+
+def static_programs(sources: Sequence[Path], target: Path, *flags: str) -> Path:
+    """Compile C files into the one static program `target`. Raises ProgramError."""
+    command = ["gcc", "-std=gnu11", "-O2", "-static", "-Wall", "-Wextra", "-Werror", *flags]
+    command += ["-o", str(target), *map(str, sources)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     if done.returncode:
         raise ProgramError(
-            f"gcc cannot compile {source.name} (make setup installs what it needs):\n{done.stderr}"
+            f"gcc cannot compile {target.name} (make setup installs what it needs):\n{done.stderr}"
         )
     return target
