@@ -105,28 +105,30 @@ def landlock_abi() -> int:
     return int(lib.vfs_landlock_abi())
 
 
-def restrict_paths(forbidden: Access, rules: Sequence[tuple[Path, Access]]) -> None:
+def restrict_by_landlock(forbidden: Access, rules: Sequence[tuple[Path, Access]]) -> bool:
     """Forbid the rights `forbidden` but where a rule allows them, at its path and below.
 
     Rights that the kernel does not know are left out. Where it can, it forbids to listen on TCP ports, and to
-    reach abstract sockets and processes outside as well. A path that does not exist raises.
+    reach abstract sockets and processes outside as well. A path that does not exist raises. False: there is
+    nothing of all this that this kernel could forbid.
     """
     abi = landlock_abi()
     handled = forbidden & access_of_abi(abi)
     net = _NET_BIND_TCP if abi >= 4 else 0
     scoped = _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL if abi >= 6 else 0
+    if not (handled or net or scoped):
+        return False
     ruleset = check(lib.vfs_landlock_new(handled, net, scoped), "cannot make a Landlock ruleset")
     try:
         for path, access in rules:
             allowed = access & handled if path.is_dir() else access & handled & FILE_ACCESS
             if allowed:
-                check(
-                    lib.vfs_landlock_allow(ruleset, os.fsencode(path), allowed),
-                    f"cannot allow {path} by Landlock",
-                )
-        check(lib.vfs_landlock_restrict(ruleset), "cannot restrict paths by Landlock")
+                what = f"cannot allow {path} by Landlock"
+                check(lib.vfs_landlock_allow(ruleset, os.fsencode(path), allowed), what)
+        check(lib.vfs_landlock_restrict(ruleset), "cannot restrict us by Landlock")
     finally:
         os.close(ruleset)
+    return True
 
 
 class Action(IntFlag):

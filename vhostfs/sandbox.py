@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class SandboxReport:
-    """What became of each part: `on`, `off`, or `unavailable: ` and the reason."""
+    """What became of each part: `on` (perhaps with a restriction), `off`, or `unavailable: ` and why."""
 
     parts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(PARTS, "off"))
     nofile: int = 0
@@ -68,11 +68,10 @@ class SandboxReport:
             hidden = nearest is None or (writes and MountFlag.RDONLY in nearest.use.mount_flags)
         else:
             hidden = False
-        if self.parts["landlock"] == "on":
-            allowed = Access(0)
-            for place in covering:
-                allowed |= place.use.access
-            hidden |= bool(use.access & self.landlock_forbidden & ~allowed)
+        allowed = Access(0)
+        for place in covering:
+            allowed |= place.use.access
+        hidden |= bool(use.access & self.landlock_forbidden & ~allowed)
         if not hidden:
             return None
         option, verb = ("--sandbox-writable", "change") if writes else ("--sandbox-readable", "read")
@@ -189,12 +188,16 @@ def _restrict_paths(policy: SandboxPolicy, report: SandboxReport) -> str:
     report.landlock_abi = sandbox.landlock_abi()
     if not report.landlock_abi:
         return "unavailable: this kernel has no Landlock, or it is switched off"
-    report.landlock_forbidden = policy.forbidden & sandbox.access_of_abi(report.landlock_abi)
+    forbidden = policy.forbidden & sandbox.access_of_abi(report.landlock_abi)
+    if forbidden and policy.passthrough and Access.REFER not in forbidden:
+        return "unavailable: before Linux 5.19, Landlock forbids every move to another directory"
     rules = [(place.path, place.use.access) for place in policy.places if place.path.exists()]
     # (writing: names of threads)
     rules.append((Path("/proc/self"), Access.READ_FILE | Access.READ_DIR | Access.WRITE_FILE))
-    sandbox.restrict_paths(report.landlock_forbidden, rules)
-    return "on"
+    if not sandbox.restrict_by_landlock(forbidden, rules):
+        return "unavailable: files are opened by handle, and this kernel's Landlock concerns paths only"
+    report.landlock_forbidden = forbidden
+    return "on" if forbidden else "on, but not for files: they are opened by handle"
 
 
 def _filter_calls(policy: SandboxPolicy, _: SandboxReport) -> str:
@@ -205,7 +208,10 @@ def _filter_calls(policy: SandboxPolicy, _: SandboxReport) -> str:
             quiet.add(Action.ERRNO, name, error=errno.ENOSYS)
             loud.add(Action.ALLOW, name)  # else the loud one answers too, and logs
         for rule in syscalls.allowed(
-            network=policy.network, late_code=policy.late_code, passthrough=policy.passthrough
+            network=policy.network,
+            late_code=policy.late_code,
+            passthrough=policy.passthrough,
+            file_handles=policy.file_handles,
         ):
             loud.add(Action.ALLOW, rule.name, rule.conditions)
         for rule in syscalls.refused(network=policy.network, late_code=policy.late_code):

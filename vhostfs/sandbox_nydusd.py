@@ -79,12 +79,14 @@ def nydusd_policy(
     readable: Iterable[Path] = (),
     writable: Iterable[Path] = (),
     shared: Iterable[Path] = (),
+    file_handles: bool = True,
     nofile: int | None = None,
 ) -> SandboxPolicy:
     """What `vhostfs-nydusd virtiofs` keeps. All paths are absolute.
 
     `sockets`: those it makes. `readable`, `writable`: what its configuration names at the start (bootstraps,
-    blobs and certificates; caches). `shared`: host directories for the guest.
+    blobs and certificates; caches). `shared`: host directories for the guest. `file_handles`: whether their
+    inodes may be held by handles.
     """
     places = [Place(path, Use.SHARED) for path in (*shared, *KATA_SHARED)]
     places += [Place(root, Use.READ) for root in SNAPSHOTTER_ROOTS]
@@ -97,10 +99,11 @@ def nydusd_policy(
     places += [Place(path, Use.CODE) for path in code_directories()]
     return SandboxPolicy(
         places=(*places, *ALWAYS, *chosen_places(chosen)),
-        capabilities=PASSTHROUGH_CAPABILITIES,
+        capabilities=PASSTHROUGH_CAPABILITIES - (set() if file_handles else {"DAC_READ_SEARCH"}),
         network=True,
         late_code=True,
         passthrough=True,
+        file_handles=file_handles,
         nofile=nofile,
         off=chosen.off,
     )

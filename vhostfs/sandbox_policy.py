@@ -130,19 +130,20 @@ class SandboxPolicy:
     network: bool = False
     #: modules are imported later on
     late_code: bool = False
-    #: a host directory is served for reading and writing, its inodes held by handles
+    #: a host directory is served for reading and writing
     passthrough: bool = False
+    #: its inodes are held by handles, not by descriptors
+    file_handles: bool = False
     #: wanted limit of open descriptors; None: as many as can be had without privilege
     nofile: int | None = None
     off: frozenset[str] = frozenset()
 
     @property
     def forbidden(self) -> Access:
-        """The rights that Landlock takes away but where a place gives them.
+        """The rights on files that Landlock takes away but where a place gives them.
 
-        Landlock judges a file by the directories above it. A file that is opened by its handle may have none
-        in memory, and would be refused. So for a passthrough, which files can be opened is a matter of mounts
-        alone; directories are always whole.
+        None where files are opened by handle: Landlock judges a file by the directories above it, and such a
+        file may have none in memory. It could not be opened any more nor, whatever the rules, linked.
+        Which files are reached is a matter of mounts alone then.
         """
-        opening = Access.READ_FILE | Access.WRITE_FILE | Access.TRUNCATE
-        return _EVERYTHING & ~opening if self.passthrough else _EVERYTHING
+        return Access(0) if self.file_handles else _EVERYTHING

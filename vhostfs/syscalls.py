@@ -68,31 +68,22 @@ bind listen accept accept4 connect shutdown getsockname getpeername getsockopt s
 sendto sendmsg sendmmsg recvfrom recvmsg recvmmsg
 """)
 
-#: What a passthrough of a host directory does for a guest on top of that. The dangerous ones:
-#: open_by_handle_at reaches every inode of a file system of which a mount is open, whatever its path; it is
-#: how inodes are held without descriptors. setres*id and setgroups make files belong to the guest's user:
-#: they can only lead away from root and back. capset only drops. unshare(CLONE_FS) gives a thread an umask
-#: of its own.
+#: What a passthrough of a host directory does for a guest on top of that (native/c/passthroughfs_*.c).
+#: setfs*id and setgroups make files belong to the guest's user: they lead away from root and back, no
+#: further. capset only drops. unshare(CLONE_FS), in `allowed`, gives a thread a umask of its own.
 _PASSTHROUGH = _words("""
-open_by_handle_at name_to_handle_at mknod mknodat symlink symlinkat chown fchown lchown fchownat
-truncate copy_file_range sync syncfs readahead fchdir
-setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr
-listxattr llistxattr flistxattr removexattr lremovexattr fremovexattr
-setresuid setresgid setfsuid setfsgid setgroups capset
+mknodat symlinkat fchownat copy_file_range syncfs fchdir
+setxattr fsetxattr getxattr fgetxattr listxattr flistxattr removexattr fremovexattr
+setfsuid setfsgid setgroups capset
 """)
+
+#: How a passthrough holds inodes without descriptors. With a mount of a file system open, and the right to
+#: look past directories, this reaches every inode of it, whatever its path: the one thing here that a
+#: root without other places does not bound.
+_FILE_HANDLES = _words("open_by_handle_at name_to_handle_at")
 
 #: what ioctl may ask: of terminals, pipes and sockets; nothing of devices
 _IOCTLS = {"TCGETS": 0x5401, "TIOCGWINSZ": 0x5413, "FIONREAD": 0x541B, "FIONBIO": 0x5421, "FIOCLEX": 0x5451}
-#: and of files behind a passthrough: to share blocks, and inode flags (lsattr, chattr, project quota)
-_PASSTHROUGH_IOCTLS = {
-    "FICLONE": 0x40049409,
-    "FICLONERANGE": 0x4020940D,
-    "FS_IOC_GETFLAGS": 0x80086601,
-    "FS_IOC_SETFLAGS": 0x40086602,
-    "FS_IOC_FSGETXATTR": 0x801C581F,
-    "FS_IOC_FSSETXATTR": 0x401C5820,
-}
-
 #: other programs and other processes, the kernel itself, mounts and namespaces, the machine
 DEADLY = _words("""
 execve execveat ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_getfd pidfd_open
@@ -107,9 +98,10 @@ nfsservctl lookup_dcookie fanotify_init personality
 QUIET = ("clone3", "io_uring_setup", "io_uring_enter", "io_uring_register")
 
 
-def allowed(*, network: bool, late_code: bool, passthrough: bool) -> Iterator[Rule]:
+def allowed(*, network: bool, late_code: bool, passthrough: bool, file_handles: bool) -> Iterator[Rule]:
     """What is allowed. `late_code`: modules are loaded later, so code may be mapped (but never written)."""
-    names = _PLAIN + _PATHS + _SOCKETS + (_PASSTHROUGH if passthrough else [])
+    names = _PLAIN + _PATHS + _SOCKETS
+    names += (_PASSTHROUGH if passthrough else []) + (_FILE_HANDLES if file_handles else [])
     yield from (Rule(name) for name in names)
     yield from _sockets(network)
     pid = os.getpid()
@@ -122,7 +114,7 @@ def allowed(*, network: bool, late_code: bool, passthrough: bool) -> Iterator[Ru
         yield Rule("prctl", (masked_equal(0, _INT, option),))
     yield Rule("prlimit64", (masked_equal(0, _INT, 0), equal(2, 0)))  # reads its own limits
     yield Rule("getrlimit")
-    for request in (_IOCTLS | (_PASSTHROUGH_IOCTLS if passthrough else {})).values():
+    for request in _IOCTLS.values():
         yield Rule("ioctl", (masked_equal(1, _INT, request),))
     yield Rule("mprotect", (masked_equal(2, _PROT_EXEC, 0),))
     yield Rule("mmap", (masked_equal(2, _PROT_EXEC, 0),))

@@ -149,16 +149,7 @@ def test_a_share_on_a_private_mount_is_served_without_a_namespace(host: Path) ->
         run("umount", target)
 
 
-def test_files_that_left_the_cache_are_opened_by_handle(tmp_path: Path) -> None:
-    """Landlock would refuse them, as they have no path in memory: a passthrough must not lose its files."""
-    (tmp_path / "file").write_text("content")
-    policy = SandboxPolicy(
-        places=(Place(tmp_path, Use.SHARED),),
-        capabilities=PASSTHROUGH_CAPABILITIES,
-        passthrough=True,
-        off=frozenset({"mounts"}),  # this file system is not shared
-    )
-    code = """
+HANDLES = """
 directory = os.open(policy.places[0].path, os.O_RDONLY)
 handle = bytearray(136)
 handle[0] = 128
@@ -170,16 +161,38 @@ assert system_call("name_to_handle_at", directory, address(name), address(c_hand
 answer = lambda value: print(json.dumps(value), flush=True)
 answer(apply_sandbox(policy).parts)
 sys.stdin.buffer.readline()
-open_handle = lambda: system_call("open_by_handle_at", directory, address(c_handle), os.O_RDWR)
-answer(outcome(open_handle))
+os.mkdir("sub", dir_fd=directory)
+def open_handle(flags):
+    return system_call("open_by_handle_at", directory, address(c_handle), flags)
+def link_handle():
+    os.link(f"/proc/self/fd/{open_handle(os.O_PATH)}", "sub/linked", dst_dir_fd=directory)
+answer([outcome(link_handle), outcome(lambda: open_handle(os.O_RDWR))])
 """
-    with start(policy, code) as process:
+
+
+@pytest.mark.parametrize("file_handles", [True, False])
+def test_files_that_left_the_cache_are_used_by_handle(tmp_path: Path, file_handles: bool) -> None:
+    """Landlock would refuse them, as they have no path in memory: a passthrough must not lose its files."""
+    (tmp_path / "file").write_text("content")
+    policy = SandboxPolicy(
+        places=(Place(tmp_path, Use.SHARED),),
+        capabilities=PASSTHROUGH_CAPABILITIES,
+        passthrough=True,
+        file_handles=file_handles,
+        off=frozenset({"mounts"}),  # this file system is not shared
+    )
+    with start(policy, HANDLES) as process:
         assert process.stdin is not None and process.stdout is not None
-        assert json.loads(process.stdout.readline())["landlock"] == "on"
+        landlock = json.loads(process.stdout.readline())["landlock"]
         os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("2")
         out, _ = process.communicate(b"\n", timeout=60)
-    assert json.loads(out) == "ok"
+    if file_handles:
+        assert landlock == "on, but not for files: they are opened by handle"
+        assert json.loads(out) == ["ok", "ok"]
+    else:
+        assert landlock == "on"
+        assert json.loads(out) == ["ENOSYS", "ENOSYS"]
 
 
 def test_is_followed_reads_the_topmost_mount_that_fits() -> None:
@@ -233,7 +246,9 @@ result = {
 }
 """
     result = run_sandboxed(policy, code)
-    assert set(result.pop("parts").values()) == {"on"}
+    parts = result.pop("parts")
+    assert parts.pop("landlock").startswith("on")
+    assert set(parts.values()) == {"on"}
     refusals = result.pop("refusals")
     assert result.pop("change the snapshot") == "EROFS"
     assert set(result.values()) == {"ok"}
