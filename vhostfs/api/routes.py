@@ -88,7 +88,7 @@ def error_answer(status: int, message: str) -> Answer:
 
 def split_target(target: str) -> tuple[str, dict[str, str]]:
     """Path and query of a target in origin or absolute form. '+' is a plus: Kata sends it unencoded."""
-    if "://" in target:
+    if not target.startswith("/") and "://" in target:
         target = "/" + target.partition("://")[2].partition("/")[2]
     path, _, text = target.partition("#")[0].partition("?")
     query: dict[str, str] = {}
