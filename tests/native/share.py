@@ -96,10 +96,15 @@ def same_attr(attr: Attr, path: Path) -> None:
     stat = path.lstat()
     seen = (attr.mode, attr.nlink, attr.uid, attr.gid, attr.size, attr.blocks)
     assert seen == (stat.st_mode, stat.st_nlink, stat.st_uid, stat.st_gid, stat.st_size, stat.st_blocks)
-    assert attr.atime * 10**9 + attr.atimensec == stat.st_atime_ns
-    assert attr.mtime * 10**9 + attr.mtimensec == stat.st_mtime_ns
-    assert attr.ctime * 10**9 + attr.ctimensec == stat.st_ctime_ns
+    assert nanoseconds(attr.atime, attr.atimensec) == stat.st_atime_ns
+    assert nanoseconds(attr.mtime, attr.mtimensec) == stat.st_mtime_ns
+    assert nanoseconds(attr.ctime, attr.ctimensec) == stat.st_ctime_ns
     assert attr.rdev == pack_rdev(stat.st_rdev)
+
+
+def nanoseconds(seconds: int, nsec: int) -> int:
+    """A time of FUSE's; the seconds are signed, though the field is not."""
+    return (seconds - (1 << 64) if seconds >> 63 else seconds) * 10**9 + nsec
 
 
 def pack_rdev(rdev: int) -> int:
