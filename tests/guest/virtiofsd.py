@@ -7,14 +7,13 @@ from pathlib import Path
 from tests.guest.backend import Backend
 
 VIRTIOFSD = Path("/usr/lib/qemu/virtiofsd")
+OPTIONS = "cache=auto,xattr,posix_acl,modcaps=+sys_admin"
 
 
 class Virtiofsd(Backend):
     """It serves `folder` as the root of the device."""
 
-    def __init__(
-        self, folder: Path, work: Path, options: str = "cache=auto,xattr,posix_acl,modcaps=+sys_admin"
-    ) -> None:
+    def __init__(self, folder: Path, work: Path, options: str = OPTIONS) -> None:
         sock = work / "virtiofsd.sock"
-        command = [VIRTIOFSD, f"--socket-path={sock}", "-o", f"source={folder},{options}"]
-        super().__init__([str(word) for word in command], sock, work / "virtiofsd.log")
+        command: list[str | Path] = [VIRTIOFSD, f"--socket-path={sock}", "-o", f"source={folder},{options}"]
+        super().__init__(command, sock, work / "virtiofsd.log")
