@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from native.dataplane import ChunkStore, Device
+from vhostfs import sandbox
 from vhostfs.runtime import os_error_text, run_to_end, to_end
+from vhostfs.sandbox_policy import Use
 
 if TYPE_CHECKING:
     from vhostfs.rafs_instance import RafsInstance, RafsStores
@@ -201,6 +203,7 @@ class Mounts:
     async def _attach(self, path: str, request: MountRequest, instance: RafsInstance | None) -> None:
         def attach() -> None:
             if instance is None:
+                check_reach(Path(request.source), Use.SHARED)
                 if not Path(request.source).is_dir():
                     raise MountError(f"{request.source}: not a directory")
                 self._device.mount_directory(path, request.source)
@@ -241,6 +244,13 @@ class Mounts:
         del self._mounted[mount.mountpoint]
         if mount.instance is not None:
             await mount.instance.close()
+
+
+def check_reach(path: Path, use: Use) -> None:
+    """Raise MountError when the sandbox keeps us from using a path so. May block: it follows symlinks."""
+    reason = sandbox.current().refusal(path, use)
+    if reason is not None:
+        raise MountError(reason)
 
 
 def _import_instance() -> Any:

@@ -23,12 +23,13 @@ from rafs.fetch import FetchResources, OpenBlob
 from rafs.image import Image, ImageError
 from rafs.metered import MeteredBackend
 from rafs.upcalls import Upcalls
-from vhostfs.mounts import MountError, MountRequest
+from vhostfs.mounts import MountError, MountRequest, check_reach
 from vhostfs.nydusd.config import Backend, Config, public_view
 from vhostfs.nydusd.config_parse import parse_config
+from vhostfs.nydusd.config_paths import cache_path, read_paths
 from vhostfs.nydusd.secret import Secret
-from vhostfs.options import default_cache_dir
 from vhostfs.runtime import os_error_text, run_to_end, to_end
+from vhostfs.sandbox_policy import Use
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ class RafsStores:
         self._warn(unknown, "the configuration has fields that are unknown here and ignored")
         self._warn(without_effect(config), "the configuration asks for what has no effect here")
         backend_config, cache_dir = check(config)
+        await run_to_end(None, lambda: check_all_reach(request, config, cache_dir))
         key = _Key(sha256(msgspec.json.encode(backend_config, enc_hook=Secret.reveal)).digest(), cache_dir)
         shared = self._acquire(key, backend_config)
         try:
@@ -198,8 +200,14 @@ def check(config: Config) -> tuple[Backend, Path]:
     files = cache.filecache
     if files is not None and (files.enable_encryption or files.enable_convergent_encryption):
         raise MountError("the configuration asks for an encrypted cache, which is not served")
-    work_dir = files.work_dir if files is not None else ""
-    return config.backend, Path(work_dir) if work_dir else default_cache_dir()
+    return config.backend, cache_path(config)
+
+
+def check_all_reach(request: MountRequest, config: Config, cache_dir: Path) -> None:
+    """Raise MountError for the first path that the sandbox keeps out of reach. Blocks."""
+    for path in (Path(request.source), *read_paths(config)):
+        check_reach(path, Use.READ)
+    check_reach(cache_dir, Use.WRITE)
 
 
 def without_effect(config: Config) -> list[str]:

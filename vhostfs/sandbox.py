@@ -134,6 +134,8 @@ def _has(capability: str) -> bool:
 
 def _raise_nofile(wanted: int | None) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if wanted == 0:
+        return soft
     limit = hard if wanted is None else wanted
     if limit > hard and _has("SYS_RESOURCE"):
         try:
@@ -152,15 +154,15 @@ def _raise_nofile(wanted: int | None) -> int:
 
 def _enter_root(policy: SandboxPolicy, _: SandboxReport) -> str:
     with_user = not _has("SYS_ADMIN")
-    followed = [place.path for place in policy.places if place.use is Use.SHARED]
-    for path in followed:
-        if path.exists() and not sandbox_root.is_followed(path.resolve()):
+    mounts = sandbox_root.MountTable.read()
+    for path in [place.path for place in policy.places if place.use is Use.SHARED]:
+        if path.exists() and not mounts.is_followed(path.resolve()):
             return f"unavailable: {path} is not on a shared mount, so later mounts below it would not be seen"
     places: dict[Path, MountFlag] = {}
     for place in policy.places:
         places[place.path] = places.get(place.path, place.use.mount_flags) & place.use.mount_flags
     try:
-        sandbox_root.enter(places, with_user=with_user)
+        sandbox_root.enter(places, mounts, with_user=with_user)
     except OSError as error:
         if _is_unavailable(error, with_user):
             return f"unavailable: {error.strerror}"

@@ -19,8 +19,8 @@ import native
 from vhostfs.sandbox_options import SandboxOptions
 from vhostfs.sandbox_policy import ALWAYS, Place, SandboxPolicy, Use, chosen_places
 
-#: where both of Kata's runtimes put what a sandbox shares with its guest
-KATA_SHARED = (Path("/run/kata-containers"),)
+#: below it, in shared/sandboxes/ID, both of Kata's runtimes put what a sandbox shares with its guest
+KATA_SHARED = Path("/run/kata-containers")
 #: nydus-snapshotter's own default, and the root that Kata's tests give it
 SNAPSHOTTER_ROOTS = (
     Path("/var/lib/containerd/io.containerd.snapshotter.v1.nydus"),
@@ -80,7 +80,6 @@ def nydusd_policy(
     writable: Iterable[Path] = (),
     shared: Iterable[Path] = (),
     file_handles: bool = True,
-    nofile: int | None = None,
 ) -> SandboxPolicy:
     """What `vhostfs-nydusd virtiofs` keeps. All paths are absolute.
 
@@ -88,7 +87,8 @@ def nydusd_policy(
     blobs and certificates; caches). `shared`: host directories for the guest. `file_handles`: whether their
     inodes may be held by handles.
     """
-    places = [Place(path, Use.SHARED) for path in (*shared, *KATA_SHARED)]
+    sockets = list(sockets)
+    places = [Place(path, Use.SHARED) for path in (*shared, *kata_shares(sockets))]
     places += [Place(root, Use.READ) for root in SNAPSHOTTER_ROOTS]
     places += [Place(root / "cache", Use.WRITE) for root in SNAPSHOTTER_ROOTS]
     places += [Place(path, Use.READ) for path in (*readable, *_NETWORK)]
@@ -104,9 +104,19 @@ def nydusd_policy(
         late_code=True,
         passthrough=True,
         file_handles=file_handles,
-        nofile=nofile,
+        nofile=0,  # the command line has said
         off=chosen.off,
     )
+
+
+def kata_shares(sockets: Iterable[Path], kata: Path = KATA_SHARED) -> list[Path]:
+    """Where Kata shares directories with the guest of a daemon with these sockets.
+
+    Those of its own sandbox only, where they exist: its id is in the path of the sockets.
+    """
+    names = {name for path in sockets for name in path.parts[1:-1]}
+    own = [kata / "shared/sandboxes" / name for name in sorted(names)]
+    return [path for path in own if path.is_dir()] or [kata]
 
 
 def code_directories() -> list[Path]:

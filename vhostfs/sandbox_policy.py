@@ -134,7 +134,7 @@ class SandboxPolicy:
     passthrough: bool = False
     #: its inodes are held by handles, not by descriptors
     file_handles: bool = False
-    #: wanted limit of open descriptors; None: as many as can be had without privilege
+    #: wanted limit of open descriptors; None: as many as can be had without privilege; 0: leave it
     nofile: int | None = None
     off: frozenset[str] = frozenset()
 

@@ -52,32 +52,43 @@ def resolve(path: Path) -> tuple[Path, dict[Path, str | None]]:
     return here, on_the_way
 
 
-def is_followed(path: Path, mountinfo: str | None = None) -> bool:
-    """Whether mounts below `path` in the namespace of the caller reach a namespace that follows it."""
-    lines = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
-    fields: list[str] = []
-    for line in lines.splitlines():  # the last one that fits best is on top
-        candidate = line.split(" ")
-        if path.is_relative_to(_unescape(candidate[4])) and (
-            not fields or len(_unescape(candidate[4])) >= len(_unescape(fields[4]))
-        ):
-            fields = candidate
-    optional = fields[6 : fields.index("-")] if fields else []
-    return any(tag.startswith(("shared:", "master:")) for tag in optional)
+class MountTable:
+    """The mounts of the caller's namespace (/proc/self/mountinfo), and which of them ours will follow.
+
+    A host has thousands; so they are read once.
+    """
+
+    def __init__(self, mountinfo: str) -> None:
+        self._followed: dict[str, bool] = {}
+        for line in mountinfo.splitlines():
+            fields = line.split(" ")
+            tags = fields[6 : fields.index("-", 6)]
+            # of several at one place the last is on top
+            self._followed[_unescape(fields[4])] = any(tag.startswith(("shared:", "master:")) for tag in tags)
+
+    @classmethod
+    def read(cls) -> MountTable:
+        return cls(Path("/proc/self/mountinfo").read_text())
+
+    def is_followed(self, path: Path) -> bool:
+        """Whether later mounts below `path`, which has no symlinks, will be seen by us."""
+        mounts = (str(place) for place in (path, *path.parents))
+        return next((self._followed[mount] for mount in mounts if mount in self._followed), False)
 
 
 def _unescape(text: str) -> str:
+    if "\\" not in text:
+        return text
     for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         text = text.replace(code, character)
     return text
 
 
-def enter(places: Mapping[Path, MountFlag], *, with_user: bool) -> None:
+def enter(places: Mapping[Path, MountFlag], mounts: MountTable, *, with_user: bool) -> None:
     """Make the root of this process consist of `places` (absolute; a missing one is left out) and /proc/self.
 
-    Raises OSError. One thread only.
+    `mounts`: of the host. Raises OSError. One thread only.
     """
-    mountinfo = Path("/proc/self/mountinfo").read_text()
     sandbox.unshare_mounts(with_user=with_user)
     sandbox.mount_tmpfs(_BUILDING_SITE)
     steps: dict[Path, str | None] = {}
@@ -91,7 +102,7 @@ def enter(places: Mapping[Path, MountFlag], *, with_user: bool) -> None:
         if any(trees.get(above) == trees[real] for above in _covering(real, trees)):
             continue  # it is there already; a mount of its own would only stand in the way of a rename
         # All mounts of a namespace that was made without privilege hang together.
-        _bind(real, real, trees[real], recursive=with_user or is_followed(real, mountinfo))
+        _bind(real, real, trees[real], recursive=with_user or mounts.is_followed(real))
     # Our own directory of it, and no other process's: /proc/PID/root leads out.
     _bind(Path("/proc/self"), Path("/proc/self"), MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC)
     for step, target in steps.items():

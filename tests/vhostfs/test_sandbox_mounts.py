@@ -16,7 +16,7 @@ from tests.vhostfs.sandboxed import run_sandboxed, start
 from vhostfs.sandbox_nydusd import KATA_SHARED, PASSTHROUGH_CAPABILITIES, SNAPSHOTTER_ROOTS, nydusd_policy
 from vhostfs.sandbox_options import SandboxOptions
 from vhostfs.sandbox_policy import Place, SandboxPolicy, Use
-from vhostfs.sandbox_root import is_followed, resolve
+from vhostfs.sandbox_root import MountTable, resolve
 
 
 def run(*command: str | Path) -> None:
@@ -195,7 +195,7 @@ def test_files_that_left_the_cache_are_used_by_handle(tmp_path: Path, file_handl
         assert json.loads(out) == ["ENOSYS", "ENOSYS"]
 
 
-def test_is_followed_reads_the_topmost_mount_that_fits() -> None:
+def test_the_mount_table_knows_the_topmost_mount_that_fits() -> None:
     mountinfo = "\n".join(
         [
             "1 0 0:1 / / rw - ext4 /dev/x rw",
@@ -206,7 +206,8 @@ def test_is_followed_reads_the_topmost_mount_that_fits() -> None:
         ]
     )
     expected = {"/etc": False, "/run": True, "/run/x": True, "/run/a b/y": True, "/run/c/z": False}
-    assert {path: is_followed(Path(path), mountinfo) for path in expected} == expected
+    table = MountTable(mountinfo)
+    assert {path: table.is_followed(Path(path)) for path in expected} == expected
 
 
 def test_a_loop_of_symlinks_ends(tmp_path: Path) -> None:
@@ -223,9 +224,7 @@ def test_nydusd_keeps_its_sockets_code_and_what_is_chosen(host: Path) -> None:
     chosen = SandboxOptions(readable=(host / "snapshot",), writable=(host / "share",))
     (host / "vm").mkdir()
     (host / "log").mkdir()
-    policy = nydusd_policy(
-        chosen, sockets=[host / "vm" / "api.sock"], log_file=host / "log" / "file.log", nofile=5000
-    )
+    policy = nydusd_policy(chosen, sockets=[host / "vm" / "api.sock"], log_file=host / "log" / "file.log")
     code = """
 import pydoc_data.topics, sqlite3  # from the standard library, a module and an extension
 top = Path(policy.places[0].path)
@@ -259,7 +258,6 @@ result = {
 
 def test_nydusd_keeps_the_directories_of_kata_and_the_snapshotter() -> None:
     places = {place.path: place.use for place in nydusd_policy(SandboxOptions()).places}
-    for path in KATA_SHARED:
-        assert places[path] is Use.SHARED
+    assert places[KATA_SHARED] is Use.SHARED
     for root in SNAPSHOTTER_ROOTS:
         assert places[root] is Use.READ and places[root / "cache"] is Use.WRITE

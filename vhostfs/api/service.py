@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from vhostfs import sandbox
 from vhostfs.api import metrics
 from vhostfs.api.errors import ApiError
 from vhostfs.api.routes import Body, Request, Route, Routes, parse_object
@@ -87,6 +88,7 @@ class Service:
             "version": build_info()._asdict(),
             "supervisor": self._supervisor,
             "state": self.state.state,
+            "sandbox": sandbox.current().as_json(),
             "backend_collection": mounted,
         }
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vhostfs.nydusd.version import version_text
+from vhostfs.sandbox_options import SandboxOptions, check_parts
+from vhostfs.sandbox_options import add_arguments as add_sandbox_arguments
 
 LOG_LEVELS = ("trace", "debug", "info", "warn", "error")
 DEFAULT_RLIMIT_NOFILE = 1_000_000
@@ -45,6 +47,9 @@ class Arguments(argparse.Namespace):
     log_rotation_size: int = 0
     rlimit_nofile: int = DEFAULT_RLIMIT_NOFILE
     ignored: tuple[str, ...] = ()
+    no_sandbox: Sequence[frozenset[str]] = ()
+    sandbox_readable: Sequence[Path] = ()
+    sandbox_writable: Sequence[Path] = ()
     mode: str | None = None
 
 
@@ -81,6 +86,10 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         options = [word for word in rest if word.startswith("-")] or rest
         parser.error(f"{', '.join(options)}: not supported by vhostfs-nydusd virtiofs")
     _check_together(virtiofs, vars(given))
+    try:
+        check_parts(SandboxOptions.of(given).off)
+    except ValueError as error:
+        virtiofs.error(str(error))
     return given
 
 
@@ -138,6 +147,7 @@ def _add_virtiofs_options(parser: argparse.ArgumentParser) -> None:
         add(flag, action=_Ignore, nargs=0, help=argparse.SUPPRESS)
     for option in (*_VIRTIOFSD_OPTIONS, *_OTHER_MODES):
         add(option, action=_Ignore, help=argparse.SUPPRESS)
+    add_sandbox_arguments(parser)
     add("-o", action=_IgnoreKnownOnly, help=argparse.SUPPRESS)
 
 

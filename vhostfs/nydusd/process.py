@@ -1,4 +1,4 @@
-"""From arguments to a process that serves: its limits, its log, its end."""
+"""From arguments to a process that serves: its limits, its log, its sandbox, its end."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ def run(arguments: Arguments) -> int:
         return _refuse(f"{error.filename or 'log'}: {error.strerror}", arguments)
     if arguments.ignored:
         log.warning("accepted without effect: %s", " ".join(arguments.ignored))
+    from vhostfs.nydusd.confine import confine
+    from vhostfs.nydusd.errors import ConfigError
+    from vhostfs.sandbox_policy import SandboxError
+
+    try:
+        confine(arguments)
+    except ConfigError as error:
+        return _refuse(f"{arguments.config}: {error}", arguments)
+    except OSError as error:
+        return _refuse(f"{error.filename}: {error.strerror}", arguments)
+    except SandboxError as error:
+        return _refuse(str(error), arguments)
     from vhostfs.nydusd.daemon import NydusDaemon  # slow to import: after all that may fail without it
     from vhostfs.runtime import StartError, serve_until_signal
 

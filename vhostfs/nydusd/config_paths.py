@@ -1,0 +1,30 @@
+"""The files and directories that a configuration names: what a sandbox has to show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vhostfs.nydusd.config import Config, HttpProxy, LocalDisk, LocalFs
+from vhostfs.options import default_cache_dir
+
+
+def read_paths(config: Config) -> Iterator[Path]:
+    """What is read: blobs on this machine, certificates, the socket of a proxy."""
+    section = config.backend.section if config.backend is not None else None
+    names: list[str] = []
+    if isinstance(section, LocalFs):
+        names = [section.blob_file, section.dir, *section.alt_dirs]
+    elif isinstance(section, LocalDisk):
+        names = [section.device_path]
+    elif section is not None:
+        names = list(section.ca_cert_files)
+        if isinstance(section, HttpProxy) and section.addr.reveal().startswith("/"):
+            names.append(section.addr.reveal())
+    yield from (Path(name) for name in names if name)
+
+
+def cache_path(config: Config) -> Path:
+    """The directory of the cache, which is written."""
+    files = config.cache.filecache if config.cache is not None else None
+    return Path(files.work_dir) if files is not None and files.work_dir else default_cache_dir()
