@@ -27,7 +27,11 @@ class ScriptedUpcalls(ChunkStore):
 
     def ask(self, blob: Blob, runs: list[tuple[int, int]]) -> None:
         """Ask for chunks that were claimed before."""
-        self._upcalls += [Upcall(blob.handle, *run) for run in runs]
+        self.ask_handle(blob.handle, runs)
+
+    def ask_handle(self, handle: int, runs: list[tuple[int, int]]) -> None:
+        """The same of a blob that need not exist."""
+        self._upcalls += [Upcall(handle, *run) for run in runs]
         os.eventfd_write(self._event_fd, 1)
 
     def take(self, limit: int = 256) -> list[Upcall]:

@@ -94,7 +94,7 @@ class Service:
 
     async def configure(self, request: Request) -> None:
         level = parse_object(request.body).get("log_level")
-        if level not in LEVELS:
+        if not isinstance(level, str) or level not in LEVELS:
             raise ApiError(400, f"ParseBody: 'log_level' must be one of {', '.join(LEVELS)}")
         set_level(level)
 

@@ -98,10 +98,17 @@ def translate(legacy: LegacyConfig, convert: Callable[[Any, Any, str], Any]) -> 
 
 
 def free_sections(legacy: LegacyConfig) -> Mapping[str, tuple[dict[str, Any], type[Struct]]]:
-    """The parts whose type depends on another field, by path: what stands there and what it should be."""
+    """The parts whose type depends on another field, by path: what stands there and what it should be.
+
+    The snapshotter writes fields of all kinds of back-ends into each: those of other kinds are left out.
+    """
+    kind = SECTIONS[legacy.device.backend.type]
+    of_others = {name for other in SECTIONS.values() for name in other.__struct_fields__}
+    of_others -= set(kind.__struct_fields__)
+    config = {name: value for name, value in legacy.device.backend.config.items() if name not in of_others}
     cache = FsCache if legacy.device.cache.type == "fscache" else FileCache
     return {
-        "device.backend.config": (legacy.device.backend.config, SECTIONS[legacy.device.backend.type]),
+        "device.backend.config": (config, kind),
         "device.cache.config": (legacy.device.cache.config, cache),
     }
 

@@ -164,6 +164,7 @@ def test_the_shapes_have_defaults_of_their_own() -> None:
 def test_a_directory_of_blobs() -> None:
     """As in Kata's design document."""
     local = {"dir": "/blobs", "alt_dirs": ["/more"], "readahead": True, "readahead_sec": 20}
+    local["proxy"] = {"fallback": False}  # as the snapshotter writes for every kind
     config, unknown = parse_config(
         changed(LEGACY, "device.backend", {"type": "localfs", "config": local}).replace("library", "x")
     )

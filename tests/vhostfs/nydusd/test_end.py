@@ -30,7 +30,7 @@ LIMIT_S = 4.0
 
 @contextmanager
 def running(where: Path, image: BuiltImage | None = None) -> Iterator[Nydusd]:
-    words = ["virtiofs", "--log-level", "debug", "--apisock", where / "api", "--sock", where / "vu"]
+    words = ["virtiofs", "--log-level", "debug", "--apisock", f"{where}/api", "--sock", f"{where}/vu"]
     reach = [where] if image is None else [where, image.bootstrap.parent]
     with started(where, words, reach=reach) as nydusd:
         wait_go(nydusd)

@@ -34,8 +34,8 @@ class Limits:
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch, request: Any) -> Iterator[Limits]:
     limits = Limits(*request.param)
-    monkeypatch.setattr(process.resource, "getrlimit", limits.getrlimit)
-    monkeypatch.setattr(process.resource, "setrlimit", limits.setrlimit)
+    monkeypatch.setattr(resource, "getrlimit", limits.getrlimit)
+    monkeypatch.setattr(resource, "setrlimit", limits.setrlimit)
     yield limits
 
 
