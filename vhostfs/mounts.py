@@ -16,10 +16,10 @@ import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from native.dataplane import ChunkStore, Device
 from vhostfs import sandbox
@@ -48,8 +48,7 @@ class NotMounted(MountError):
     """Nothing is mounted there."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountRequest:
+class MountRequest(NamedTuple):
     """What is to be mounted. `config` is the text of a nydusd configuration, and may hold credentials.
 
     `settings` has values of SETTINGS that go before those of `config`.
@@ -57,20 +56,29 @@ class MountRequest:
 
     fs_type: str
     source: str
-    config: str = field(default="", repr=False)
+    config: str = ""
     prefetch_files: tuple[str, ...] = ()
-    settings: Mapping[str, str] = field(default_factory=dict, repr=False)
+    settings: Mapping[str, str] = MappingProxyType({})
+
+    def __repr__(self) -> str:
+        return f"MountRequest({self.fs_type!r}, {self.source!r}, ...)"
 
 
-@dataclass(eq=False)
 class Mount:
     """Something that is mounted. `instance` is None for a host directory."""
 
-    mountpoint: str
-    request: MountRequest
-    instance: RafsInstance | None
-    settings: dict[str, str] = field(repr=False)
-    mounted_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    def __init__(
+        self,
+        mountpoint: str,
+        request: MountRequest,
+        instance: RafsInstance | None,
+        settings: Mapping[str, str],
+    ) -> None:
+        self.mountpoint = mountpoint
+        self.request = request
+        self.instance = instance
+        self.settings = dict(settings)
+        self.mounted_at = datetime.now(UTC)
 
     @property
     def config_id(self) -> str:
@@ -138,7 +146,7 @@ class Mounts:
                 if instance is not None:
                     await instance.close()
                 raise
-            self._mounted[path] = Mount(path, request, instance, dict(request.settings))
+            self._mounted[path] = Mount(path, request, instance, request.settings)
         log.info("mounted %s (%s) at %s", request.source, request.fs_type, path)
 
     async def remount(self, mountpoint: str, request: MountRequest) -> None:

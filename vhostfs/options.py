@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-#: A guest's kernel reports a hung task after 120 s; a slow registry is retried well within this.
-DEFAULT_MISS_TIMEOUT_S = 60.0
-#: About one wake-up: looking at the ring that long costs no more than being woken.
-DEFAULT_POLL_US = 50
+from vhostfs.defaults import DEFAULT_MISS_TIMEOUT_S, DEFAULT_POLL_US, default_cache_dir
 
 __all__ = [
     "DEFAULT_MISS_TIMEOUT_S",
@@ -17,13 +13,6 @@ __all__ = [
     "ServeOptions",
     "default_cache_dir",
 ]
-
-
-def default_cache_dir() -> Path:
-    """Where chunks are kept when nothing else is said: the system's place for root, else the user's."""
-    if os.geteuid() == 0:
-        return Path("/var/cache/vhostfs")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vhostfs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from vhostfs.defaults import default_cache_dir
 from vhostfs.nydusd.config import Config, HttpProxy, LocalDisk, LocalFs
-from vhostfs.options import default_cache_dir
 
 
 def read_paths(config: Config) -> Iterator[Path]:

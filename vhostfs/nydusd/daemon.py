@@ -20,11 +20,11 @@ from native.dataplane import ChunkStore, Device
 from vhostfs.api.server import ApiServer
 from vhostfs.api.service import Service
 from vhostfs.api.state import Event
+from vhostfs.defaults import DEFAULT_MISS_TIMEOUT_S, DEFAULT_POLL_US
 from vhostfs.mounts import MountError, MountRequest, Mounts
 from vhostfs.nydusd.arguments import Arguments
 from vhostfs.nydusd.errors import ConfigError
 from vhostfs.nydusd.logs import ErrorHistory
-from vhostfs.options import DEFAULT_MISS_TIMEOUT_S, DEFAULT_POLL_US
 from vhostfs.runtime import StartError, background, os_error_text, run_to_end
 from virtqueue.listener import Listener
 
