@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vhostfs.runtime import StartError
     from vhostfs.sandbox import apply_sandbox
     from vhostfs.sandbox_policy import SandboxError
-    from vhostfs.sandbox_serve import absolute, serve_policy
+    from vhostfs.sandbox_serve import serve_policy
 
     options = ServeOptions(
         socket=arguments.socket,
@@ -118,7 +118,6 @@ def run(arguments: argparse.Namespace) -> int:
         statistics=arguments.statistics,
     )
     try:
-        options = absolute(options)
         report = apply_sandbox(serve_policy(options, sandbox))
         log.debug("sandbox: %s", report.as_json())
         serve(options)

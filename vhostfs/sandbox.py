@@ -75,9 +75,8 @@ class SandboxReport:
         if not hidden:
             return None
         option, verb = ("--sandbox-writable", "change") if writes else ("--sandbox-readable", "read")
-        return (
-            f"{path}: the sandbox does not let us {verb} it; start with {option} and it, or a directory above"
-        )
+        remedy = f"start with {option} and this path, or a directory above it (in Kata: virtio_fs_extra_args)"
+        return f"{path}: the sandbox does not let us {verb} it; {remedy}"
 
 
 _current = SandboxReport()
@@ -155,7 +154,7 @@ def _raise_nofile(wanted: int | None) -> int:
 def _enter_root(policy: SandboxPolicy, _: SandboxReport) -> str:
     with_user = not _has("SYS_ADMIN")
     mounts = sandbox_root.MountTable.read()
-    for path in [place.path for place in policy.places if place.use is Use.SHARED]:
+    for path in policy.followed:
         if path.exists() and not mounts.is_followed(path.resolve()):
             return f"unavailable: {path} is not on a shared mount, so later mounts below it would not be seen"
     places: dict[Path, MountFlag] = {}

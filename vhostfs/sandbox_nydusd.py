@@ -75,7 +75,7 @@ def nydusd_policy(
     chosen: SandboxOptions,
     *,
     sockets: Iterable[Path] = (),
-    log_file: Path | None = None,
+    logs: Iterable[Path] = (),
     readable: Iterable[Path] = (),
     writable: Iterable[Path] = (),
     shared: Iterable[Path] = (),
@@ -83,22 +83,23 @@ def nydusd_policy(
 ) -> SandboxPolicy:
     """What `vhostfs-nydusd virtiofs` keeps. All paths are absolute.
 
-    `sockets`: those it makes. `readable`, `writable`: what its configuration names at the start (bootstraps,
-    blobs and certificates; caches). `shared`: host directories for the guest. `file_handles`: whether their
-    inodes may be held by handles.
+    `sockets`, `logs`: files that it makes. `readable`, `writable`: what its configuration names at the start
+    (bootstraps, blobs and certificates; caches). `shared`: host directories for the guest. `file_handles`:
+    whether their inodes may be held by handles.
     """
     sockets = list(sockets)
-    places = [Place(path, Use.SHARED) for path in (*shared, *kata_shares(sockets))]
+    for_guests = (*shared, *kata_shares(sockets))
+    places = [Place(path, Use.SHARED) for path in for_guests]
     places += [Place(root, Use.READ) for root in SNAPSHOTTER_ROOTS]
     places += [Place(root / "cache", Use.WRITE) for root in SNAPSHOTTER_ROOTS]
     places += [Place(path, Use.READ) for path in (*readable, *_NETWORK)]
     places += [Place(path, Use.WRITE) for path in writable]
     places += [Place(path.parent, Use.SOCKETS) for path in sockets]
-    if log_file is not None:
-        places.append(Place(log_file.parent, Use.OUTPUT))
+    places += [Place(path.parent, Use.OUTPUT) for path in logs]
     places += [Place(path, Use.CODE) for path in code_directories()]
     return SandboxPolicy(
         places=(*places, *ALWAYS, *chosen_places(chosen)),
+        followed=for_guests,
         capabilities=PASSTHROUGH_CAPABILITIES - (set() if file_handles else {"DAC_READ_SEARCH"}),
         network=True,
         late_code=True,

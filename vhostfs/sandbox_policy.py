@@ -125,6 +125,8 @@ class SandboxPolicy:
     """What stays; `off`: parts that are not wanted."""
 
     places: tuple[Place, ...]
+    #: those below which the host's later mounts must be seen
+    followed: tuple[Path, ...] = ()
     capabilities: frozenset[str] = frozenset()
     #: TCP, UDP; else Unix sockets only
     network: bool = False

@@ -87,7 +87,8 @@ def _unescape(text: str) -> str:
 def enter(places: Mapping[Path, MountFlag], mounts: MountTable, *, with_user: bool) -> None:
     """Make the root of this process consist of `places` (absolute; a missing one is left out) and /proc/self.
 
-    `mounts`: of the host. Raises OSError. One thread only.
+    `mounts`: of the host. The working directory stays by name, empty but for places in it, so that relative
+    paths stay good. Raises OSError. One thread only.
     """
     sandbox.unshare_mounts(with_user=with_user)
     sandbox.mount_tmpfs(_BUILDING_SITE)
@@ -105,15 +106,24 @@ def enter(places: Mapping[Path, MountFlag], mounts: MountTable, *, with_user: bo
         _bind(real, real, trees[real], recursive=with_user or mounts.is_followed(real))
     # Our own directory of it, and no other process's: /proc/PID/root leads out.
     _bind(Path("/proc/self"), Path("/proc/self"), MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC)
-    for step, target in steps.items():
+    here = _working_directory()
+    for step, target in (steps | {here: None}).items():
         _make_step(_inside(step), target)
     sandbox.set_mount_flags(_BUILDING_SITE, MountFlag.RDONLY)
     sandbox.pivot(_BUILDING_SITE)
+    os.chdir(here)
 
 
 def _covering(path: Path, trees: Iterable[Path]) -> list[Path]:
     """The nearest tree above `path`, if there is one."""
     return [above for above in path.parents if above in set(trees)][:1]
+
+
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # it was deleted
+        return Path("/")
 
 
 def _inside(path: Path) -> Path:

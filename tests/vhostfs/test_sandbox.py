@@ -148,6 +148,19 @@ def test_paths_through_symlinks_stay(policy: SandboxPolicy, tmp_path: Path) -> N
     assert run_sandboxed(wanted, code) == "read"
 
 
+@pytest.mark.parametrize("parts", [("mounts",), ("capabilities",)])
+def test_relative_paths_stay_good(policy: SandboxPolicy, parts: tuple[str, ...]) -> None:
+    before = "os.chdir(policy.places[0].path.parent)"
+    code = "result = [os.getcwd(), Path('read/file').read_text()]"
+    top = policy.places[0].path.parent
+    assert run_sandboxed(only(policy, *parts), code, before=before) == [str(top), "read"]
+
+
+def test_a_working_directory_that_is_gone_is_no_obstacle(policy: SandboxPolicy) -> None:
+    before = "gone = policy.places[0].path.parent / 'gone'; gone.mkdir(); os.chdir(gone); gone.rmdir()"
+    assert run_sandboxed(only(policy, "mounts"), "result = os.getcwd()", before=before) == "/"
+
+
 def test_places_may_overlap(tmp_path: Path) -> None:
     (tmp_path / "inner" / "deep").mkdir(parents=True)
     wanted = SandboxPolicy(

@@ -42,6 +42,7 @@ def host(tmp_path: Path) -> Iterator[Path]:
 def policy_for(host: Path) -> SandboxPolicy:
     return SandboxPolicy(
         places=(Place(host / "share", Use.SHARED),),
+        followed=(host / "share",),
         capabilities=PASSTHROUGH_CAPABILITIES,
         passthrough=True,
     )
@@ -224,7 +225,7 @@ def test_nydusd_keeps_its_sockets_code_and_what_is_chosen(host: Path) -> None:
     chosen = SandboxOptions(readable=(host / "snapshot",), writable=(host / "share",))
     (host / "vm").mkdir()
     (host / "log").mkdir()
-    policy = nydusd_policy(chosen, sockets=[host / "vm" / "api.sock"], log_file=host / "log" / "file.log")
+    policy = nydusd_policy(chosen, sockets=[host / "vm" / "api.sock"], logs=[host / "log" / "file.log"])
     code = """
 import pydoc_data.topics, sqlite3  # from the standard library, a module and an extension
 top = Path(policy.places[0].path)
