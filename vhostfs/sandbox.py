@@ -22,7 +22,6 @@ import errno
 import logging
 import os
 import resource
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from native import sandbox
@@ -34,16 +33,20 @@ from vhostfs.sandbox_policy import CAPABILITIES, Place, SandboxError, SandboxPol
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
 class SandboxReport:
-    """What became of each part: `on` (perhaps with a restriction), `off`, or `unavailable: ` and why."""
+    """What became of each part: `on` (perhaps with a restriction), `off`, or `unavailable: ` and why.
 
-    parts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(PARTS, "off"))
-    nofile: int = 0
-    places: tuple[Place, ...] = ()
-    capabilities: list[str] = field(default_factory=list)
-    landlock_abi: int = 0
-    landlock_forbidden: Access = field(default_factory=lambda: Access(0))
+    `nofile`: the limit of open files. `places`: what is in reach. `capabilities`: names of those held.
+    `landlock_abi`: the kernel's, 0 if it has none. `landlock_forbidden`: rights that only places give.
+    """
+
+    def __init__(self, nofile: int = 0, places: tuple[Place, ...] = ()) -> None:
+        self.parts = dict.fromkeys(PARTS, "off")
+        self.nofile = nofile
+        self.places = places
+        self.capabilities: list[str] = []
+        self.landlock_abi = 0
+        self.landlock_forbidden = Access(0)
 
     def as_json(self) -> dict[str, object]:
         """Return {parts: {part: state}, nofile, capabilities: [], landlock_abi, places: {use: [path]}}."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 #: what vhostfs/sandbox.py explains
 PARTS = ("mounts", "capabilities", "no-new-privs", "landlock", "seccomp")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxOptions:
+class SandboxOptions(NamedTuple):
     """`off`: parts not wanted. `readable`, `writable`: absolute paths that stay besides."""
 
     off: frozenset[str] = frozenset()

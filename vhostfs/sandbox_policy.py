@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 from native.sandbox import Access, MountFlag, access_of_abi
 from vhostfs.sandbox_options import SandboxOptions
@@ -92,8 +92,7 @@ class Use(Enum):
         return access
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A file, or a directory and all below it; absolute."""
 
     path: Path
@@ -120,8 +119,7 @@ def chosen_places(chosen: SandboxOptions) -> list[Place]:
     ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxPolicy:
+class SandboxPolicy(NamedTuple):
     """What stays; `off`: parts that are not wanted."""
 
     places: tuple[Place, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,7 @@ def policy(places: tuple[Place, ...]) -> SandboxPolicy:
 
 def only(policy: SandboxPolicy, *parts: str) -> SandboxPolicy:
     """The policy with these parts and no others."""
-    return replace(policy, off=frozenset(PARTS) - set(parts))
+    return policy._replace(off=frozenset(PARTS) - set(parts))
 
 
 def test_all_parts_are_on_and_say_so(policy: SandboxPolicy) -> None:
@@ -54,7 +53,7 @@ def test_all_parts_are_on_and_say_so(policy: SandboxPolicy) -> None:
 def test_each_part_can_be_left_out(policy: SandboxPolicy, part: str) -> None:
     off = {part, "landlock", "seccomp"} if part == "no-new-privs" else {part}
     code = STATUS + "result = report.as_json()['parts'], fields, Path('/etc').exists()"
-    parts, fields, sees_etc = run_sandboxed(replace(policy, off=frozenset(off)), code)
+    parts, fields, sees_etc = run_sandboxed(policy._replace(off=frozenset(off)), code)
     assert parts == {name: "off" if name in off else "on" for name in PARTS}
     assert sees_etc == (part == "mounts")
     assert fields["NoNewPrivs"] == ("0" if part == "no-new-privs" else "1")
@@ -63,7 +62,7 @@ def test_each_part_can_be_left_out(policy: SandboxPolicy, part: str) -> None:
 
 
 def test_what_needs_no_new_privs_is_not_left_alone(policy: SandboxPolicy) -> None:
-    wanted = replace(policy, off=frozenset({"no-new-privs"}))
+    wanted = policy._replace(off=frozenset({"no-new-privs"}))
     code = "try:\n    apply_sandbox(policy)\nexcept ValueError as error:\n    result = str(error)"
     assert "add --no-sandbox=landlock,seccomp" in run_outside(wanted, code)
 
@@ -217,7 +216,7 @@ keep_capabilities(0)
 
 
 def test_capabilities_that_are_kept_are_held_and_no_others(policy: SandboxPolicy) -> None:
-    wanted = replace(policy, capabilities=PASSTHROUGH_CAPABILITIES)
+    wanted = policy._replace(capabilities=PASSTHROUGH_CAPABILITIES)
     held, fields = run_sandboxed(wanted, STATUS + "result = report.capabilities, fields")
     assert set(held) == PASSTHROUGH_CAPABILITIES
     assert fields["CapPrm"] == fields["CapEff"] == fields["CapBnd"]
@@ -234,7 +233,7 @@ as_user = effective()
 system_call("setfsuid", 0)
 result = [before == effective(), as_user]
 """
-    wanted = replace(policy, capabilities=PASSTHROUGH_CAPABILITIES, passthrough=True)
+    wanted = policy._replace(capabilities=PASSTHROUGH_CAPABILITIES, passthrough=True)
     same, as_user = run_sandboxed(wanted, code)
     of_files = {"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "MKNOD"}
     left = {name for bit, name in enumerate(CAPABILITIES) if int(as_user[0].split()[1], 16) >> bit & 1}
@@ -329,8 +328,8 @@ def test_system_calls_of_a_daemon_that_needs_little(policy: SandboxPolicy) -> No
 
 
 def test_system_calls_of_a_daemon_with_network_and_passthrough(policy: SandboxPolicy) -> None:
-    wanted = replace(only(policy, "seccomp", "no-new-privs"), network=True, late_code=True, passthrough=True)
-    wanted = replace(wanted, file_handles=True)
+    wanted = only(policy, "seccomp", "no-new-privs")._replace(network=True, late_code=True, passthrough=True)
+    wanted = wanted._replace(file_handles=True)
     assert run_sandboxed(wanted, FORBIDDEN) == ALWAYS | {
         "tcp": "ok",
         "udp6": "ok",
@@ -412,7 +411,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (64, 128))
 may_raise = sandbox._has("SYS_RESOURCE")
 """
     code = "result = [may_raise, report.nofile, *resource.getrlimit(resource.RLIMIT_NOFILE)]"
-    may_raise, *limits = run_sandboxed(replace(policy, nofile=wanted), code, before=before)
+    may_raise, *limits = run_sandboxed(policy._replace(nofile=wanted), code, before=before)
     if is_beyond and may_raise:
         assert limits == [1000, 1000, 1000]
     else:
