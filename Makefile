@@ -26,7 +26,7 @@ SANITIZED_TESTS ?= tests/native tests/vhostfs tests/guest
 .NOTPARALLEL:
 .SECONDARY: $(C_OBJECTS)
 .DELETE_ON_ERROR:
-.PHONY: help setup build lint warnings test-c test test-sanitized demo bench clean
+.PHONY: help setup build lint warnings test-c test test-long test-sanitized demo bench clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -69,6 +69,9 @@ build/sanitized-c/test_%: tests/native/test_%.c $(wildcard tests/native/*.h) $(C
 
 test: lint warnings test-c ## everything: lint, C warnings, C tests, pytest
 	$(PY) -m pytest
+
+test-long: $(EXTENSION) ## the tests that take long, and only those: an hour or two
+	$(PY) -m pytest -m long
 
 test-sanitized: $(SETUP) ## SANITIZED_TESTS with the extension under ASan and UBSan
 	tools/test-sanitized $(PY) $(SANITIZED_TESTS)

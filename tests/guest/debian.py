@@ -52,10 +52,13 @@ def _run(command: Sequence[str], cwd: Path | None = None) -> str:
 
 
 class Apt:
-    """apt with lists and state of its own in the cache, for the machine's release or for another `suite`."""
+    """apt with lists and state of its own in the cache, for the machine's release or for another `suite`.
 
-    def __init__(self, suite: str | None = None) -> None:
-        state = cache_dir() / f"apt-{suite or 'own'}"
+    With `of_sources` it knows source packages, and those only.
+    """
+
+    def __init__(self, suite: str | None = None, *, of_sources: bool = False) -> None:
+        state = cache_dir() / f"apt-{suite or 'own'}{'-src' if of_sources else ''}"
         for folder in ("lists/partial", "archives/partial"):
             (state / folder).mkdir(parents=True, exist_ok=True)
         (state / "status").write_text("")  # nothing counts as installed: a closure is the whole closure
@@ -63,23 +66,25 @@ class Apt:
         self._options += [f"-oDir::Cache={state}", f"-oDir::Cache::archives={state}/archives"]
         if os.geteuid() == 0:
             self._options.append("-oAPT::Sandbox::User=root")  # the cache need not be readable for _apt
-        if suite:
-            (state / "sources.list").write_text(f"deb [signed-by={KEYRING}] {Apt()._mirror()} {suite} main\n")
+        if suite or of_sources:
+            codename, mirror = Apt()._mirror()
+            line = f"{'deb-src' if of_sources else 'deb'} [signed-by={KEYRING}] {mirror} {suite or codename} main"
+            (state / "sources.list").write_text(f"{line}\n")
             self._options += [
                 f"-oDir::Etc::sourcelist={state}/sources.list",
                 "-oDir::Etc::sourceparts=/dev/null",
             ]
         _run(["apt-get", "-qq", *self._options, "update"])
 
-    def _mirror(self) -> str:
-        """The address of the Debian mirror that the machine is configured for."""
+    def _mirror(self) -> tuple[str, str]:
+        """The release that the machine is configured for, and the address of its Debian mirror."""
         targets = _run(
             ["apt-get", *self._options, "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)"]
         )
         for line in targets.splitlines():
             origin, codename, address = line.split(" ", 2)
             if origin == "Debian" and "-" not in codename:
-                return address
+                return codename, address
         raise PackageError("apt is not configured for a Debian mirror")
 
     def closure(self, packages: Sequence[str]) -> list[str]:
@@ -97,6 +102,10 @@ class Apt:
             _run(["apt-get", "-qq", *self._options, "download", *packages], cwd=Path(debs))
             for deb in sorted(Path(debs).glob("*.deb")):
                 _run(["dpkg", "-x", str(deb), str(root)])
+
+    def source(self, package: str, folder: Path) -> None:
+        """Download the files of a source package into `folder`."""
+        _run(["apt-get", "-qq", *self._options, "source", "--download-only", package], cwd=folder)
 
 
 @contextmanager
@@ -134,4 +143,38 @@ def python_root() -> Path:
             apt = Apt()
             with _whole_or_nothing(target) as part:
                 apt.unpack(apt.closure(["python3", "python3-pip", "bash", "coreutils", "tzdata"]), part)
+    return target
+
+
+#: a compiler and what configure scripts and makefiles call, and two that load file systems
+TOOLS = ["bash", "binutils", "bzip2", "coreutils", "cpp", "dash", "diffutils", "findutils", "fio", "gawk", "gcc"]
+TOOLS += ["grep", "gzip", "libc6-dev", "make", "patch", "sed", "stress-ng", "tar", "xz-utils"]
+#: what maintainer scripts would have made
+LINKS = {"usr/bin/awk": "gawk", "usr/bin/cc": "gcc"}
+
+
+def tools_root() -> Path:
+    """A root file system to compile in, with fio and stress-ng."""
+    target = cache_dir() / "root-tools"
+    with _locked(target.parent):
+        if not target.is_dir():
+            apt = Apt()
+            with _whole_or_nothing(target) as part:
+                apt.unpack(apt.closure(TOOLS), part)
+                for name, to in LINKS.items():
+                    (part / name).symlink_to(to)
+                for folder in ("dev", "proc", "srv", "tmp"):
+                    (part / folder).mkdir(exist_ok=True)
+                shutil.rmtree(part / "usr/share/doc", ignore_errors=True)
+    return target
+
+
+def source_package(name: str) -> Path:
+    """A folder with the files of a Debian source package."""
+    target = cache_dir() / f"source-{name}"
+    with _locked(target.parent):
+        if not target.is_dir():
+            apt = Apt(of_sources=True)
+            with _whole_or_nothing(target) as part:
+                apt.source(name, part)
     return target

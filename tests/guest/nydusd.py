@@ -33,12 +33,26 @@ class ApiConnection(http.client.HTTPConnection):
 
 
 class Nydusd(Backend):
-    """The daemon; in its with block it is RUNNING. `options` go behind those that Kata gives."""
+    """The daemon; in its with block it is RUNNING. Its sockets and its log are in `work`.
 
-    def __init__(self, work: Path, options: Sequence[str] = (), *, prefix: Sequence[str] = ()) -> None:
+    `shared` and `readable` are what its sandbox leaves it beside Kata's own directories: for a guest to change,
+    and to read. `options` go behind those that Kata gives, `prefix` before the command.
+    """
+
+    def __init__(
+        self,
+        work: Path,
+        *,
+        shared: Sequence[Path] = (),
+        readable: Sequence[Path] = (),
+        options: Sequence[str] = (),
+        prefix: Sequence[str] = (),
+    ) -> None:
         sock, self.api = work / "vhost-fs.sock", work / "nydusd-api.sock"
         command: list[str | Path] = [*prefix, sys.executable, "-m", "vhostfs.nydusd", "virtiofs"]
         command += ["--log-level", "info", "--apisock", self.api, "--sock", sock, *options]
+        for option, paths in (("--sandbox-writable", shared), ("--sandbox-readable", readable)):
+            command += [word for path in paths for word in (option, path)]
         super().__init__(command, sock, work / "nydusd.log")
 
     def __enter__(self) -> Self:
@@ -82,7 +96,6 @@ class Nydusd(Backend):
 
     def mount(self, mountpoint: str, image: Image, cache_dir: Path) -> None:
         """Mount an image. Raises BackendError."""
-        cache_dir.mkdir(exist_ok=True)
         config = {
             "device": {
                 "backend": {"type": "localfs", "config": {"dir": str(image.blob_dir)}},
@@ -104,3 +117,29 @@ class Nydusd(Backend):
             return guest.run(script, socket=self.socket, backend=self.process, **options)
         except GuestError as error:
             raise GuestError(f"{error}\nthe daemon said:\n{self.said()}") from None
+
+
+def run_on_share(
+    guest: Guest,
+    folder: Path,
+    script: str,
+    work: Path,
+    *,
+    image: Image | None = None,
+    files: Mapping[str, bytes | Path] | None = None,
+    timeout_s: float = 120,
+) -> Result:
+    """Share `folder` with a guest of its own that runs `script`: $SHARE is the folder there.
+
+    $IMAGE is where `image` is, if one is given.
+    """
+    cache = work / "cache"
+    cache.mkdir(exist_ok=True)
+    readable = [image.bootstrap, image.blob_dir] if image else []
+    with Nydusd(work, shared=[folder, cache], readable=readable) as daemon:
+        daemon.share("/containers", folder)
+        if image:
+            daemon.mount("/rafs/image/lowerdir", image, cache)
+        start = "mount -t virtiofs $TAG /mnt || exit 100\n"
+        start += "SHARE=/mnt/containers IMAGE=/mnt/rafs/image/lowerdir\n"
+        return daemon.run(guest, start + script, files=files, timeout_s=timeout_s)

@@ -1,0 +1,65 @@
+"""POSIX in a guest: a shared directory answers as the file system below it does, case by case."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.guest.kernel import Kernel
+from tests.guest.nydusd import run_on_share
+from tests.guest.vm import Guest
+from tests.posix import suite
+from tests.posix.suite import Answer
+
+#: What is another way in a guest, and why it has to be. Each of them must occur.
+KNOWN = {
+    r"fallocate\.shift\..*": "the driver refuses COLLAPSE and INSERT before there is a request",
+    r"chown\.setid(\.user)?\.\d+(\.root)?\.none|chown\.times": (
+        "chown(-1, -1) changes nothing, so that the driver sends nothing: with HANDLE_KILLPRIV_V2 the set-user-id "
+        "bit is the device's to clear, when it is asked to"
+    ),
+    r"create\.in-removed": (
+        "a removed directory that is only somebody's working directory: held by its file handle, not by a "
+        "descriptor, it is gone, and listing it is ESTALE"
+    ),
+    r"hole\.seek\.folder": "the driver does not ask a device about holes in a directory",
+    r"perm\.xattr\.trusted\.(owner|group|supp|other)|xattr\.user": (
+        "the driver does not hide names of trusted attributes from users, as local file systems do; their values it does"
+    ),
+    r"setid\.(write|truncate|ftruncate|fallocate)\.0[26]767\.user": (
+        "a set-group-id bit without the group's right to execute stays: whether the writer is in the group is not "
+        "in the request"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return suite.build(tmp_path_factory.mktemp("posix"))
+
+
+@pytest.fixture(scope="module")
+def on_the_host(program: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    return suite.run(program, tmp_path_factory.mktemp("host"))
+
+
+@pytest.mark.parametrize("release", [None, "trixie"], ids=["linux-6.1", "linux-6.12"])
+def test_all_cases(
+    program: Path, on_the_host: dict[str, Answer], tmp_path: Path, release: str | None
+) -> None:
+    folder = tmp_path / "share"
+    folder.mkdir()
+    guest = Guest(kernel=Kernel.of(release))
+    files = {"/bin/posix": program}
+    result = run_on_share(guest, folder, "posix $SHARE", tmp_path, files=files, timeout_s=240)
+    found = suite.differences(on_the_host, suite.parse(result.check().stdout.decode(errors="surrogateescape")))
+    assert len(on_the_host) > suite.CASES
+    assert [found[name] for name in found if not is_known(name, KNOWN)] == []
+    assert [pattern for pattern in KNOWN if not any(is_known(name, [pattern]) for name in found)] == []
+
+
+def is_known(name: str, patterns: Iterable[str]) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
