@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import REPO
 from vhostfs.nydusd.version import build_info, read_git_commit, version_text
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -54,3 +57,19 @@ def test_no_clone(tmp_path: Path, content: bytes | None) -> None:
         (tmp_path / ".git").mkdir()
         (tmp_path / ".git" / "HEAD").write_bytes(content)
     assert read_git_commit(tmp_path) == "unknown"
+
+
+def test_an_installed_package_knows_what_it_was_built_from(tmp_path: Path) -> None:
+    """It has no .git to look at; setup.py has written it down."""
+    environment = os.environ | {"VHOSTFS_GIT_COMMIT": COMMIT, "SOURCE_DATE_EPOCH": "86400"}
+    build = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "lib")]
+    subprocess.run(build, check=True, cwd=REPO, env=environment, capture_output=True)
+    shown = subprocess.run(
+        [sys.executable, "-c", "from vhostfs.nydusd.cli import main; main(['--version'])"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path / "lib",
+    ).stdout
+    assert f"Git Commit: {COMMIT}\n" in shown and "Build Time: 1970-01-02T00:00:00Z\n" in shown
+    assert not (REPO / "vhostfs" / "_build.py").exists()
