@@ -11,6 +11,7 @@ Light to import: Kata waits for this daemon.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ from vhostfs.sandbox_policy import ALWAYS, Place, SandboxPolicy, Use, chosen_pla
 
 #: below it, in shared/sandboxes/ID, both of Kata's runtimes put what a sandbox shares with its guest
 KATA_SHARED = Path("/run/kata-containers")
-#: nydus-snapshotter's own default, and the root that Kata's tests give it
+#: nydus-snapshotter's configuration, and its root where that says nothing: its own default, and the one
+#: that its packages and Kata's tests choose
+SNAPSHOTTER_CONFIG = Path("/etc/nydus/config.toml")
 SNAPSHOTTER_ROOTS = (
     Path("/var/lib/containerd/io.containerd.snapshotter.v1.nydus"),
     Path("/var/lib/containerd-nydus"),
@@ -90,8 +93,9 @@ def nydusd_policy(
     sockets = list(sockets)
     for_guests = (*shared, *kata_shares(sockets))
     places = [Place(path, Use.SHARED) for path in for_guests]
-    places += [Place(root, Use.READ) for root in SNAPSHOTTER_ROOTS]
-    places += [Place(root / "cache", Use.WRITE) for root in SNAPSHOTTER_ROOTS]
+    roots, caches = snapshotter_directories()
+    places += [Place(root, Use.READ) for root in roots]
+    places += [Place(cache, Use.WRITE) for cache in caches]
     places += [Place(path, Use.READ) for path in (*readable, *_NETWORK)]
     places += [Place(path, Use.WRITE) for path in writable]
     places += [Place(path.parent, Use.SOCKETS) for path in sockets]
@@ -110,14 +114,41 @@ def nydusd_policy(
     )
 
 
+def snapshotter_directories(config: Path = SNAPSHOTTER_CONFIG) -> tuple[list[Path], list[Path]]:
+    """Where the snapshotter keeps bootstraps, and blobs' caches: the usual places, and what its `config` says.
+
+    Lines are looked for, not TOML parsed: that takes longer than all else here.
+    """
+    try:
+        text = config.read_text()
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    said = {key: [Path(value) for value in _values(text, key)] for key in ("root", "cache_dir")}
+    roots = [*SNAPSHOTTER_ROOTS, *said["root"]]
+    return roots, [*(root / "cache" for root in roots), *said["cache_dir"]]
+
+
+def _values(text: str, key: str) -> Iterator[str]:
+    """The values of lines `key = "/VALUE"`."""
+    for line in text.splitlines():
+        name, _, rest = line.partition("=")
+        value = rest.strip()[1:].partition(rest.strip()[:1] or '"')[0]
+        if name.strip() == key and value.startswith("/"):
+            yield value
+
+
 def kata_shares(sockets: Iterable[Path], kata: Path = KATA_SHARED) -> list[Path]:
     """Where Kata shares directories with the guest of a daemon with these sockets.
 
-    Those of its own sandbox only, where they exist: its id is in the path of the sockets.
+    Those of its own sandbox only, where they exist: its id is in the path of the sockets. With a VMM that has
+    no root, all of Kata's paths are below XDG_RUNTIME_DIR, which Kata sets.
     """
+    roots = [kata]
+    if runtime_dir := os.environ.get("XDG_RUNTIME_DIR"):
+        roots.append(Path(runtime_dir) / kata.relative_to("/"))
     names = {name for path in sockets for name in path.parts[1:-1]}
-    own = [kata / "shared/sandboxes" / name for name in sorted(names)]
-    return [path for path in own if path.is_dir()] or [kata]
+    own = [root / "shared/sandboxes" / name for root in roots for name in sorted(names)]
+    return [path for path in own if path.is_dir()] or roots
 
 
 def code_directories() -> list[Path]:

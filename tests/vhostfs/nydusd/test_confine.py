@@ -28,7 +28,7 @@ from tests.vhostfs.nydusd.daemon_process import (
 )
 from tests.vhostfs.test_daemon import Guest
 from vhostfs.nydusd.arguments import parse_arguments
-from vhostfs.sandbox_nydusd import KATA_SHARED, kata_shares
+from vhostfs.sandbox_nydusd import KATA_SHARED, SNAPSHOTTER_ROOTS, kata_shares, snapshotter_directories
 from vhostfs.sandbox_options import PARTS, SandboxOptions
 from virtqueue.fuse_abi import Opcode
 
@@ -177,13 +177,31 @@ def test_what_another_sandbox_shares_is_out_of_reach(nydusd: Nydusd, host: Host,
     )
 
 
-def test_the_share_of_a_sandbox_is_found_by_its_sockets(tmp_path: Path) -> None:
+def test_the_share_of_a_sandbox_is_found_by_its_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     own = tmp_path / "shared/sandboxes/abc"
     own.mkdir(parents=True)
     (tmp_path / "shared/sandboxes/def").mkdir()
     assert kata_shares([Path("/run/vc/vm/abc/vhost-fs.sock")], tmp_path) == [own]
     assert kata_shares([Path("/run/kata/abc/root/virtiofsd.sock")], tmp_path) == [own]
     assert kata_shares([Path("/run/vc/vm/ghi/vhost-fs.sock")], tmp_path) == [tmp_path]
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    sockets = [Path("/run/user/1000/run/vc/vm/ghi/vhost-fs.sock")]
+    assert kata_shares(sockets, tmp_path)[-1] == Path("/run/user/1000") / tmp_path.relative_to("/")
+
+
+def test_the_directories_of_the_snapshotter_are_those_that_it_is_told(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    roots, caches = snapshotter_directories(config)
+    assert roots == list(SNAPSHOTTER_ROOTS) and caches == [root / "cache" for root in SNAPSHOTTER_ROOTS]
+    lines = ["version = 1", "# root = '/not/this'", 'root = "/data/nydus" # here', "address = '/run/x'"]
+    lines += ["[cache_manager]", "cache_dir = '/data/cache'", 'gc_period = "24h"', "root_of_all ="]
+    config.write_text("\n".join(lines))
+    roots, caches = snapshotter_directories(config)
+    assert roots[-1] == Path("/data/nydus")
+    assert caches[-2:] == [Path("/data/nydus/cache"), Path("/data/cache")]
 
 
 def test_a_cache_named_on_the_command_line_is_made_and_used(image: BuiltImage, tmp_path: Path) -> None:
