@@ -115,7 +115,7 @@ def nydusd_policy(
 
 
 def snapshotter_directories(config: Path = SNAPSHOTTER_CONFIG) -> tuple[list[Path], list[Path]]:
-    """Where the snapshotter keeps bootstraps, and blobs' caches: the usual places, and what its `config` says.
+    """Where the snapshotter keeps bootstraps, and caches of blobs: the usual places, and what `config` says.
 
     Lines are looked for, not TOML parsed: that takes longer than all else here.
     """
