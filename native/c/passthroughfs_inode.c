@@ -196,37 +196,47 @@ static int find_or_add(struct inode_table *table, const struct inode_key *key, s
     return err;
 }
 
+/* Makes the inode of `key`, whose mount the caller has referenced for it. */
+static int add_new(struct inode_table *table, const struct inode_key *key, struct host_mount *mount, int fd,
+                   const struct statx *stat, bool is_mounted_file, struct host_inode **out)
+{
+    struct host_inode *fresh = new_inode(key, mount, stat);
+    int err;
+
+    if (!fresh) {
+        host_mount_put(table, mount);
+        return -ENOMEM;
+    }
+    fresh->is_mounted_file = is_mounted_file;
+    err = mount->has_handles || is_mounted_file ? 0 : keep_path_fd(table, fresh, fd);
+    if (!err)
+        err = find_or_add(table, key, fresh, out);
+    if (err || *out != fresh) /* or another thread was faster */
+        inode_put(table, fresh);
+    return err;
+}
+
 int inode_remember(struct inode_table *table, struct host_inode *parent, const char *name, int fd,
                    const struct statx *stat, bool may_block, struct host_inode **out)
 {
-    struct host_inode *fresh;
-    struct host_mount *mount;
+    struct host_mount *mount = parent->mount;
+    bool crosses = mount->mnt_id != stat->stx_mnt_id, is_mounted_file = crosses && !S_ISDIR(stat->stx_mode);
     struct inode_key key;
-    bool is_mounted_file;
-    int err = host_mount_find(table, parent, name, fd, stat, may_block, &mount);
+    int err = crosses ? host_mount_find(table, parent, name, fd, stat, may_block, &mount) : 0;
 
     if (err)
         return err;
-    is_mounted_file = mount != parent->mount && !S_ISDIR(stat->stx_mode);
     err = !may_block && !mount->is_local ? -EAGAIN : inode_key_make(mount, mount->has_handles && !is_mounted_file, fd, stat, &key);
     if (!err) {
         err = find_or_add(table, &key, NULL, out);
         if (err == -ENOENT) {
-            fresh = new_inode(&key, mount, stat);
-            if (!fresh) {
-                host_mount_put(table, mount);
-                return -ENOMEM;
-            }
-            fresh->is_mounted_file = is_mounted_file;
-            err = mount->has_handles || is_mounted_file ? 0 : keep_path_fd(table, fresh, fd);
-            if (!err)
-                err = find_or_add(table, &key, fresh, out);
-            if (err || *out != fresh)
-                inode_put(table, fresh); /* with its mount */
-            return err;
+            if (!crosses) /* until here the parent's reference was enough */
+                host_mount_get(table, mount);
+            return add_new(table, &key, mount, fd, stat, is_mounted_file, out);
         }
     }
-    host_mount_put(table, mount);
+    if (crosses)
+        host_mount_put(table, mount);
     return err;
 }
 

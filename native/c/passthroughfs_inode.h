@@ -127,7 +127,7 @@ uint32_t host_now_s(void);
 
 /* passthroughfs_mount.c */
 int host_mount_new_source(struct inode_table *table, int source_fd, const struct statx *stat, struct host_mount **out);
-/* The mount that `stat` tells of, which begins at `name` in `parent`; with a reference. */
+/* The mount that `stat` tells of, another one than the parent's, which begins at `name` in it; with a reference. */
 int host_mount_find(struct inode_table *table, struct host_inode *parent, const char *name, int fd,
                     const struct statx *stat, bool may_block, struct host_mount **out);
 void host_mount_get(struct inode_table *table, struct host_mount *mount);

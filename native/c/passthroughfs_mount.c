@@ -140,11 +140,10 @@ static int add(struct inode_table *table, struct host_inode *parent, const char 
 int host_mount_find(struct inode_table *table, struct host_inode *parent, const char *name, int fd,
                     const struct statx *stat, bool may_block, struct host_mount **out)
 {
-    struct host_mount *mount = parent->mount;
+    struct host_mount *mount;
 
     pthread_mutex_lock(&table->mounts_lock);
-    if (mount->mnt_id != stat->stx_mnt_id)
-        mount = find_locked(table, parent, name, stat->stx_mnt_id);
+    mount = find_locked(table, parent, name, stat->stx_mnt_id);
     if (mount)
         mount->refs++;
     pthread_mutex_unlock(&table->mounts_lock);
