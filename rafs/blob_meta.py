@@ -199,7 +199,7 @@ class BlobMeta:
             before = chunk
 
     def check_all(self) -> None:
-        """Check every record; raises at the first bad one. Half a microsecond a chunk, so for a thread."""
+        """Check every record; raises at the first bad one. About a microsecond a chunk, so for a thread."""
         size = self._record_size
         for first in range(0, len(self), _CHECK_STEP):
             count = min(_CHECK_STEP, len(self) - first)

@@ -278,15 +278,19 @@ class CachedBlob:
         path = self.metadata_path(kind)
         temporary = path.with_name(f"{path.name}.vhostfs-new")
         try:
-            temporary.unlink(missing_ok=True)
-            fd = os.open(temporary, _OPEN_FLAGS | os.O_EXCL, _MODE)
+            fcntl.flock(self.data_fd, fcntl.LOCK_EX)  # one process at a time uses that name
             try:
-                _pwrite_fully(fd, content, 0)
-                if not verified_on_use:
-                    os.fsync(fd)
+                temporary.unlink(missing_ok=True)
+                fd = os.open(temporary, _OPEN_FLAGS | os.O_EXCL, _MODE)
+                try:
+                    _pwrite_fully(fd, content, 0)
+                    if not verified_on_use:
+                        os.fsync(fd)
+                finally:
+                    os.close(fd)
+                temporary.replace(path)
             finally:
-                os.close(fd)
-            temporary.replace(path)
+                fcntl.flock(self.data_fd, fcntl.LOCK_UN)
         except OSError as error:
             raise cache_error(f"cannot write {path}", error) from error
 
