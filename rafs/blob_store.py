@@ -20,6 +20,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ class BlobStore:
         return blob
 
     async def _open(self, record: BlobRecord, digests: Digests | None) -> OpenBlob:
-        loop = asyncio.get_running_loop()
-        cache = await loop.run_in_executor(self._pool, self._cache_dir.open, record)
+        # not in the pool: it may wait for another process's lock
+        cache = await asyncio.to_thread(self._cache_dir.open, record)
         tail = BlobTail(cache, self._backend, self._pool, digests)
         try:
             meta = await tail.load_meta()
@@ -133,8 +134,12 @@ class BlobStore:
         await self._fetcher.stop(blob)
         blob.native.close()
         blob.tail.close()
-        if await _within(SETTLE_DEADLINE_S, lambda: _settle(blob.cache)):
+
+        def end() -> None:
+            _settle(blob.cache)
             blob.cache.close()
+
+        await _within(SETTLE_DEADLINE_S, end)
 
     async def fill(self, blob: OpenBlob, first: int = 0, count: int | None = None) -> None:
         """Fetch what is missing of a range of chunks (default: all). Raises the first error of a chunk."""
@@ -186,7 +191,8 @@ class BlobStore:
             self._read_upcalls(False)
 
     def _on_batch_done(self, _: asyncio.Task[None]) -> None:
-        if not self._is_reading and self._settling is not None and not self._settling.done():
+        is_serving = self._settling is not None and not self._settling.done()
+        if is_serving and not self._is_reading and self._fetcher.backlog < MAX_BACKLOG:
             self._read_upcalls(True)
 
     # settling
@@ -210,25 +216,19 @@ def _settle(cache: CachedBlob) -> None:
         log.error("%s; its chunks will be verified again after the next start", error)
 
 
-async def _within(seconds: float, work: Callable[[], None]) -> bool:
-    """Run `work` in a thread that does not hold up the end of the program; False when it takes longer."""
+async def _within(seconds: float, work: Callable[[], None]) -> None:
+    """Run `work` in a thread; wait for it no longer than that, and let the thread not hold up our exit."""
     loop = asyncio.get_running_loop()
-    done = loop.create_future()
-
-    def finish() -> None:
-        if not done.done():
-            done.set_result(None)
+    done = asyncio.Event()
 
     def run() -> None:
         work()
-        loop.call_soon_threadsafe(finish)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(done.set)
 
     threading.Thread(target=run, daemon=True, name="blob-settle").start()
-    try:
-        await asyncio.wait_for(done, seconds)
-    except TimeoutError:
-        return False
-    return True
+    with suppress(TimeoutError):
+        await asyncio.wait_for(done.wait(), seconds)
 
 
 def _check_same(open_record: BlobRecord, record: BlobRecord) -> None:

@@ -155,6 +155,25 @@ async def test_fill_fetches_everything_that_is_absent(tmp_path: Path, backend: M
     assert data_of(tmp_path) == FAKE.image()
 
 
+async def test_fill_claims_a_part_at_a_time(tmp_path: Path) -> None:
+    fake = make_blob(make_chunks([4000] * 100))
+    backend = MemoryBackend({BLOB_ID: fake.content})
+    async with running(tmp_path, backend, fake, FetchLimits(fill_size=10 * 4096)) as run:
+        await run.miss(0)
+        backend.gate = asyncio.Event()
+        filling = asyncio.create_task(run.store.fill(run.blob))
+        while backend.waiting < 2:
+            await asyncio.sleep(0)
+        assert run.upcalls.miss(run.blob.native, 0, 100) == [(20, 80)]  # a guest's read wins the rest
+        backend.gate.set()
+        await filling
+        while len(run.ready()) < 100:
+            await run.answered()
+            await asyncio.sleep(0)
+        assert run.statistics("fetched_chunks") == [100]
+        assert data_of(tmp_path) == fake.image()
+
+
 async def test_fill_reports_the_first_error(tmp_path: Path, backend: MemoryBackend) -> None:
     async with running(tmp_path, backend) as run:
         await run.miss(0)
