@@ -32,8 +32,8 @@ help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(SETUP) ## install what is missing (apt, .venv); no network when nothing is
-$(SETUP): tools/setup-machine pyproject.toml
-	@tools/setup-machine $(PYTHON)
+$(SETUP): .ci/setup-machine pyproject.toml
+	@.ci/setup-machine $(PYTHON)
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
@@ -71,7 +71,7 @@ test: lint warnings test-c ## everything: lint, C warnings, C tests, pytest
 	$(PY) -m pytest
 
 test-sanitized: $(SETUP) ## SANITIZED_TESTS with the extension under ASan and UBSan
-	tools/test-sanitized $(PY) $(SANITIZED_TESTS)
+	.ci/test-sanitized $(PY) $(SANITIZED_TESTS)
 
 demo: $(EXTENSION) ## build an image, boot a VM on it, show what was fetched
 	$(PY) -m bench.demo
