@@ -52,7 +52,7 @@ UNKNOWN = [
     0xFFFF_FFFF,
 ]
 #: the fixed arguments of each operation that has some, in bytes
-ARGUMENTS = {
+ARGUMENTS: dict[int, int] = {
     Opcode.INIT: 16,
     Opcode.LOOKUP: 1,
     Opcode.GETATTR: abi.GETATTR_IN.size,
@@ -234,9 +234,11 @@ def test_reply_buffers_of_every_size(rig: Rig, client: FuseClient, opcode: int) 
     """Used length and header agree (FuseClient checks that) and nothing is written past the room."""
     if opcode in (Opcode.FORGET, Opcode.BATCH_FORGET):
         return
-    body = {Opcode.INIT: abi.INIT_IN.pack(7, 38, 0, INIT_FLAGS, 0), Opcode.LOOKUP: b"big\0"}.get(
-        opcode, abi.READ_IN.pack(0, 0, 300, 0, 0, 0)
-    )
+    bodies: dict[int, bytes] = {
+        Opcode.INIT: abi.INIT_IN.pack(7, 38, 0, INIT_FLAGS, 0),
+        Opcode.LOOKUP: b"big\0",
+    }
+    body = bodies.get(opcode, abi.READ_IN.pack(0, 0, 300, 0, 0, 0))
     for room in [*range(0, 340, 3), 4096]:
         error_of(client, opcode, body, room=room)
         if opcode == Opcode.DESTROY:
