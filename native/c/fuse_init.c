@@ -31,9 +31,8 @@ int64_t fuse_init(struct fuse_server *server, struct fuse_request *request)
     out.max_write = FUSE_MAX_READ; /* bounds the READs as well */
     out.max_pages = out.flags & FUSE_MAX_PAGES ? FUSE_MAX_READ / 4096 : 0;
     out.time_gran = 1;
-    server->minor = out.minor;
-    server->no_open = out.flags & FUSE_NO_OPEN_SUPPORT;
-    server->no_opendir = out.flags & FUSE_NO_OPENDIR_SUPPORT;
+    __atomic_store_n(&server->no_open, !!(out.flags & FUSE_NO_OPEN_SUPPORT), __ATOMIC_RELAXED);
+    __atomic_store_n(&server->no_opendir, !!(out.flags & FUSE_NO_OPENDIR_SUPPORT), __ATOMIC_RELAXED);
     __atomic_store_n(&server->has_session, true, __ATOMIC_RELEASE);
     return fuse_reply(request, &out, sizeof(out));
 }

@@ -168,7 +168,7 @@ static int64_t open_inode(struct fuse_server *server, struct fuse_request *reque
 
     if ((in->flags & O_ACCMODE) != O_RDONLY || (in->flags & (O_TRUNC | O_CREAT)))
         return -EROFS;
-    if (want_directory ? server->no_opendir : server->no_open)
+    if (__atomic_load_n(want_directory ? &server->no_opendir : &server->no_open, __ATOMIC_RELAXED))
         return -ENOSYS;
     err = fuse_inode(server, request->in.nodeid, &inode);
     if (err)

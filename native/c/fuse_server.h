@@ -52,8 +52,8 @@ struct fuse_server {
     struct chunk_store *store;
     const struct rafs_image *image;
     struct blob **blobs; /* by blob index of the image */
-    bool has_session;    /* atomic: INIT was answered */
-    uint32_t minor;      /* what the session speaks */
+    /* The session: atomic, for an INIT on one queue is no reason for the others to stand still. */
+    bool has_session;         /* INIT was answered */
     bool no_open, no_opendir; /* the driver can do without OPEN, OPENDIR */
 };
 
