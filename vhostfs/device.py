@@ -132,4 +132,3 @@ def _give(setter: Callable[[int, int | None], None], index: int, fd: Fd | None) 
     setter(index, None if fd is None else fd.fileno())
     if fd is not None:
         fd.take()
-
