@@ -177,6 +177,8 @@ int rafs_image_open(struct rafs_image *image, int fd, char *why_text, size_t why
         return refuse(why, -errno, "cannot stat: %s", strerror(errno));
     if (!S_ISREG(st.st_mode) || st.st_size < 2 * RAFS_BLOCK_SIZE)
         return refuse(why, -EUCLEAN, "not a bootstrap: not a regular file of 8192 bytes or more");
+    if (st.st_size > RAFS_MAX_BOOTSTRAP)
+        return refuse(why, -EFBIG, "%lld bytes of metadata; at most %u are read into memory", (long long)st.st_size, RAFS_MAX_BOOTSTRAP);
     uint64_t size = (uint64_t)st.st_size;
     void *copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (copy == MAP_FAILED)

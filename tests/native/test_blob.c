@@ -248,6 +248,42 @@ static void test_each_chunk_is_asked_for_once(void)
     }
 }
 
+static uint32_t claimed; /* atomic: chunks that the watcher has made PENDING */
+
+static void *claim_and_watch(void *argument)
+{
+    for (uint32_t i = 0; i < CHUNKS; i++) {
+        enum chunk_state state;
+        CHECK(blob_claim(shared, i));
+        __atomic_store_n(&claimed, i + 1, __ATOMIC_RELEASE);
+        while ((state = blob_state(shared, i)) != CHUNK_READY)
+            CHECK_EQ(state, CHUNK_PENDING); /* ABSENT would be a failed fetch */
+    }
+    return NULL;
+}
+
+static void *complete_claimed(void *argument)
+{
+    for (uint32_t i = 0; i < CHUNKS; i++) {
+        while (__atomic_load_n(&claimed, __ATOMIC_ACQUIRE) <= i)
+            ;
+        blob_complete(store, shared, i, 1);
+    }
+    return NULL;
+}
+
+static void *watch_or_complete(void *argument) { return argument ? claim_and_watch(argument) : complete_claimed(argument); }
+
+static void test_a_chunk_on_its_way_to_ready_never_looks_absent(void)
+{
+    for (int round = 0; round < 10; round++) {
+        claimed = 0;
+        shared = small_blob_open(store, CHUNKS, false);
+        run(watch_or_complete, 2);
+        blob_close(store, shared);
+    }
+}
+
 int main(void)
 {
     store = chunk_store_new();
@@ -261,6 +297,7 @@ int main(void)
     RUN(test_only_those_who_wait_are_woken);
     RUN(test_each_chunk_has_one_winner);
     RUN(test_each_chunk_is_asked_for_once);
+    RUN(test_a_chunk_on_its_way_to_ready_never_looks_absent);
     chunk_store_free(store);
     return 0;
 }

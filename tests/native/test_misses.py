@@ -81,6 +81,20 @@ def test_hits_go_on_past_misses(plain: BuiltImage, big: bytes) -> None:
         assert client.wait(waiting) == big[BIG_CHUNK:][:4096]
 
 
+def test_one_completion_ends_the_wait_of_many_large_reads(plain: BuiltImage, big: bytes) -> None:
+    """More than the queue takes in one turn; hits in between have theirs."""
+    with Rig(plain, warm=False) as rig:
+        client = rig.client()
+        nodeid = open_big(client)
+        offsets = [(i % 3) * 700_001 for i in range(20)]
+        uniques = [client.submit_read(nodeid, offset, 1 << 20) for offset in offsets]
+        until(lambda: rig.device.statistics()["misses"] == 20)
+        rig.cache.fill()
+        assert client.getattr(nodeid).size == BIG_SIZE
+        for offset, unique in zip(offsets, uniques, strict=True):
+            assert client.wait(unique) == big[offset : offset + (1 << 20)]
+
+
 def test_a_failed_chunk_is_eio_for_all_who_wait_and_asked_for_again(plain: BuiltImage, big: bytes) -> None:
     with Rig(plain, warm=False) as rig:
         client = rig.client()
