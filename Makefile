@@ -72,12 +72,12 @@ build/sanitized-c/test_%: tests/native/test_%.c $(wildcard tests/native/*.h) $(C
 
 build/sanitized-c/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/rounds.c tests/fuzz/fuzz.h $(wildcard tests/native/*.h) $(C_OBJECTS) | $(SETUP)
 	@echo gcc $<
-	@gcc $(C_FLAGS) $(SANITIZE) -O1 -Itests/native -Itests/fuzz -o $@ $< tests/fuzz/rounds.c $(C_OBJECTS)
+	@gcc $(C_FLAGS) $(SANITIZE) -O1 -Itests/native -Itests/fuzz -o $@ $< tests/fuzz/rounds.c $(C_OBJECTS) -lseccomp
 
 build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/fuzz.h $(wildcard tests/native/*.h) $(C_SOURCES) $(C_HEADERS) | $(SETUP)
 	@mkdir -p $(@D)
 	@echo clang $<
-	@clang $(C_FLAGS) $(SANITIZE) -fsanitize=fuzzer -O1 -Itests/native -Itests/fuzz -o $@ $< $(C_SOURCES)
+	@clang $(C_FLAGS) $(SANITIZE) -fsanitize=fuzzer -O1 -Itests/native -Itests/fuzz -o $@ $< $(C_SOURCES) -lseccomp
 
 fuzz: $(FUZZERS:%=build/fuzz/%) $(FUZZERS:%=build/sanitized-c/%) ## tests/fuzz with libFuzzer, FUZZ_SECONDS each
 	@set -e; cd build/fuzz; for target in $(FUZZERS); do echo $$target; mkdir -p corpus-$$target; \

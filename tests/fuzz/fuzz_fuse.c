@@ -6,6 +6,7 @@
  */
 #include "fuse_server.h"
 #include "fuzz.h"
+#include "rafsfs.h"
 #include "small_blob.h"
 #include "small_image.h"
 
@@ -14,6 +15,8 @@ enum { ROOM = 70000, PIECES = 64, FILL = 0xA5 };
 static struct rafs_image image;
 static struct chunk_store *store;
 static struct blob *blob;
+static struct fuse_server server;
+static struct fuse_context context;
 static uint8_t reply[ROOM + 64];
 
 static const uint64_t nodeids[] = { FUSE_ROOT_ID, SMALL_CROWD, SMALL_FILE, SMALL_INLINE, SMALL_LINK, SMALL_NULL, SMALL_PLAIN };
@@ -31,6 +34,10 @@ static void open_once(void)
     blob = small_blob_open(store, SMALL_CHUNKS, false);
     for (uint32_t i = 0; i < SMALL_CHUNKS; i++)
         small_blob_write(blob, i);
+    server.store = store;
+    CHECK_EQ(fuse_mounts_init(&server), 0);
+    fuse_add_context(&server, &context);
+    fuse_replace(&server, 0, rafsfs_new(&image, &blob));
 }
 
 /* Chunk 0 is READY, 1 is PENDING, 2 is what the last round left: ABSENT again. */
@@ -72,6 +79,7 @@ static void check_outcome(const struct fuse_request *request, int64_t result)
         CHECK(request->wait == FUSE_WAIT_CHUNK && request->wait_blob == blob);
         CHECK(request->wait_chunk == 1 || request->wait_chunk == 2);
         CHECK_EQ(blob_state(blob, request->wait_chunk), CHUNK_PENDING);
+        blob_put(request->wait_blob);
         return; /* what is in the buffer means nothing yet */
     }
     if (result == 0) {
@@ -92,19 +100,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct iovec iov[PIECES], scratch[PIECES];
     struct fuzz_input input = { data, size };
-    struct fuse_server server = { 0 };
     uint64_t room;
     uint8_t who, flags;
 
     open_once();
     prepare_chunks();
     memset(reply, FILL, sizeof(reply));
-    server = (struct fuse_server){ .store = store, .image = &image, .blobs = (struct blob *[]){ blob }, .has_session = true };
     flags = (uint8_t)fuzz_take(&input, 1);
     server.has_session = !(flags & 1);
-    server.no_open = server.no_opendir = flags & 2;
+    server.flags = flags & 2 ? FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT : 0;
     room = fuzz_take(&input, 2);
-    struct fuse_request request = { .writable = iov, .scratch = scratch, .writable_size = room, .may_block = flags & 4 };
+    struct fuse_request request = { .writable = iov, .scratch = scratch, .writable_size = room, .context = &context, .may_block = flags & 4 };
     request.writable_count = cut_reply(&input, iov, room);
     request.in.opcode = (uint32_t)fuzz_take(&input, flags & 8 ? 4 : 1);
     request.in.unique = fuzz_take(&input, 2);
@@ -115,6 +121,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     CHECK(args);
     memcpy(args, input.data, request.args_size);
     request.args = args;
+    request.in.len = (uint32_t)sizeof(request.in) + request.args_size;
+    request.readable = (struct iovec[]){ { &request.in, sizeof(request.in) }, { args, request.args_size } };
+    request.readable_count = 2;
     check_outcome(&request, fuse_handle(&server, &request));
     free(args);
     return 0;

@@ -210,9 +210,9 @@ static void open_all(void)
     store = vfs_store_new();
     CHECK(store);
     blob = blobs[0] = small_blob_open(store, CHUNKS, false);
-    device = vfs_device_new(store, QUEUES, 10000000000ull, 20000);
+    device = vfs_device_new(store, QUEUES, 0, 10000000000ull, 20000);
     CHECK(device);
-    CHECK_EQ(vfs_device_mount(device, &image, blobs), 0);
+    CHECK_EQ(vfs_device_mount_image(device, "/", &image, blobs, NULL), 0);
     memory_fd = small_memfd((size_t)QUEUES * AREA);
     guest = mmap(NULL, (size_t)QUEUES * AREA, PROT_READ | PROT_WRITE, MAP_SHARED, memory_fd, 0);
     CHECK(guest != MAP_FAILED);

@@ -16,7 +16,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static unsigned running, most_running, done, released; /* under lock */
 
-static void count_run(struct io_job *io_job)
+static void count_run(struct io_job *io_job, struct fuse_context *context)
 {
     struct job *job = (struct job *)((char *)io_job - offsetof(struct job, job));
 

@@ -77,7 +77,7 @@ static void wait_used(unsigned looks)
 static void ping_pong(bool with_event_idx, uint64_t poll_ns)
 {
     struct chunk_store *store = vfs_store_new();
-    struct vfs_device *device = vfs_device_new(store, 2, 1000000000, poll_ns);
+    struct vfs_device *device = vfs_device_new(store, 2, 0, 1000000000, poll_ns);
     struct vring_desc *desc;
     int fd = memfd_create("guest", MFD_CLOEXEC);
 
