@@ -18,6 +18,9 @@ C_FLAGS := -std=gnu11 -D_GNU_SOURCE -g -Wall -Wextra -Werror -Wshadow -Wstrict-p
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 C_OBJECTS := $(C_SOURCES:native/c/%.c=build/sanitized-c/%.o)
 C_TESTS := $(patsubst tests/native/%.c,build/sanitized-c/%,$(wildcard tests/native/test_*.c))
+FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+# Of each fuzz target by `make fuzz`. What is found stays in build/fuzz, and the corpus too.
+FUZZ_SECONDS ?= 60
 
 # What `make test-sanitized` runs: the suites in which C does the work.
 SANITIZED_TESTS ?= tests/native tests/vhostfs tests/guest
@@ -26,14 +29,14 @@ SANITIZED_TESTS ?= tests/native tests/vhostfs tests/guest
 .NOTPARALLEL:
 .SECONDARY: $(C_OBJECTS)
 .DELETE_ON_ERROR:
-.PHONY: help setup build lint warnings test-c test test-long test-sanitized demo bench clean
+.PHONY: help setup build lint warnings test-c test test-long test-sanitized demo bench fuzz clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(SETUP) ## install what is missing (apt, .venv); no network when nothing is
-$(SETUP): tools/setup-machine pyproject.toml
-	@tools/setup-machine $(PYTHON)
+$(SETUP): .ci/setup-machine pyproject.toml
+	@.ci/setup-machine $(PYTHON)
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
@@ -54,8 +57,8 @@ warnings: $(SETUP) ## the C sources under gcc and clang, every warning an error
 	@set -e; for compiler in gcc clang; do for source in $(C_SOURCES); do \
 		$$compiler $(C_FLAGS) -O2 -c -o /dev/null $$source; done; done
 
-test-c: $(C_TESTS) ## tests/native/*.c under ASan and UBSan
-	@set -e; for program in $(C_TESTS); do echo $$program; $$program; done
+test-c: $(C_TESTS) $(FUZZERS:%=build/sanitized-c/%) ## C tests, and some rounds of each fuzz target, under ASan and UBSan
+	@set -e; for program in $^; do echo $$program; $$program; done
 
 build/sanitized-c/%.o: native/c/%.c $(C_HEADERS) | $(SETUP)
 	@mkdir -p $(@D)
@@ -67,6 +70,21 @@ build/sanitized-c/test_%: tests/native/test_%.c $(wildcard tests/native/*.h) $(C
 	@echo gcc $<
 	@gcc $(C_FLAGS) $(SANITIZE) -O1 -Itests/native -o $@ $< $(C_OBJECTS) -lseccomp
 
+build/sanitized-c/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/rounds.c tests/fuzz/fuzz.h $(wildcard tests/native/*.h) $(C_OBJECTS) | $(SETUP)
+	@echo gcc $<
+	@gcc $(C_FLAGS) $(SANITIZE) -O1 -Itests/native -Itests/fuzz -o $@ $< tests/fuzz/rounds.c $(C_OBJECTS) -lseccomp
+
+build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/fuzz.h $(wildcard tests/native/*.h) $(C_SOURCES) $(C_HEADERS) | $(SETUP)
+	@mkdir -p $(@D)
+	@echo clang $<
+	@clang $(C_FLAGS) $(SANITIZE) -fsanitize=fuzzer -O1 -Itests/native -Itests/fuzz -o $@ $< $(C_SOURCES) -lseccomp
+
+fuzz: $(FUZZERS:%=build/fuzz/%) $(FUZZERS:%=build/sanitized-c/%) ## tests/fuzz with libFuzzer, FUZZ_SECONDS each
+	@set -e; cd build/fuzz; for target in $(FUZZERS); do echo $$target; mkdir -p corpus-$$target; \
+		../sanitized-c/$$target --seeds corpus-$$target; \
+		./$$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -verbosity=0 \
+			-artifact_prefix=$$target- corpus-$$target; done
+
 test: lint warnings test-c ## everything: lint, C warnings, C tests, pytest
 	$(PY) -m pytest
 
@@ -74,7 +92,7 @@ test-long: $(EXTENSION) ## the tests that take long, and only those: an hour or 
 	$(PY) -m pytest -m long
 
 test-sanitized: $(SETUP) ## SANITIZED_TESTS with the extension under ASan and UBSan
-	tools/test-sanitized $(PY) $(SANITIZED_TESTS)
+	.ci/test-sanitized $(PY) $(SANITIZED_TESTS)
 
 demo: $(EXTENSION) ## build an image, boot a VM on it, show what was fetched
 	$(PY) -m bench.demo

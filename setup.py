@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithCommit(build_py):
-    """Writes into the built package, never into the source tree, which commit it is (vhostfs/nydusd/version.py)."""
+    """Writes which commit it is into the built package (vhostfs/nydusd/version.py), never into the tree."""
 
     def run(self):
         super().run()

@@ -11,11 +11,26 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 from bench.place import BenchError
 from tests.guest.backend import Backend, Image
 
 VIRTIOFSD = Path("/usr/lib/qemu/virtiofsd")
+
+
+class Daemon(Backend):
+    """A Backend that tells how it ended when a measurement fails because it did."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status = self.process.poll()
+        super().__exit__(kind, error, trace)
+        if isinstance(error, BenchError):
+            ended = "goes on" if status is None else f"ended with status {status}"
+            said = self.log.read_text(errors="replace")[-4000:]
+            raise BenchError(f"{error}\n{self.command[0]} {ended}:\n{said}") from error
 
 
 def vhostfs(
@@ -27,19 +42,25 @@ def vhostfs(
     prefix: Sequence[str] = (),
     module: Sequence[str] = ("vhostfs", "serve"),
     options: Sequence[str] = (),
-    environment: dict[str, str] | None = None,
-) -> Backend:
+) -> Daemon:
     """`vhostfs serve` of an image, or another `module` with the same options."""
     socket = work / "vhostfs.sock"
-    command: list[str | Path] = [*prefix, sys.executable, "-m", *module, "--socket", socket]
+    command: list[str | Path] = [
+        *prefix,
+        sys.executable,
+        "-X",
+        "faulthandler",
+        "-m",
+        *module,
+        "--socket",
+        socket,
+    ]
     command += ["--bootstrap", image.bootstrap, "--blob-dir", image.blob_dir, "--cache-dir", cache_dir]
     command += ["--num-request-queues", str(queues), "--log-level", "warning", *options]
-    if environment:
-        command = ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
-    return Backend(command, socket, work / "vhostfs.log")
+    return Daemon(command, socket, work / "vhostfs.log")
 
 
-def virtiofsd(share: Path, work: Path, *, prefix: Sequence[str] = ()) -> Backend:
+def virtiofsd(share: Path, work: Path, *, prefix: Sequence[str] = ()) -> Daemon:
     """QEMU's C virtiofsd with its defaults (one worker thread a queue) on a directory."""
     if not VIRTIOFSD.exists():
         raise BenchError(f"no {VIRTIOFSD}: run make setup (Debian 12's qemu-system-common has it)")
@@ -48,7 +69,7 @@ def virtiofsd(share: Path, work: Path, *, prefix: Sequence[str] = ()) -> Backend
     socket = work / "virtiofsd.sock"
     socket.unlink(missing_ok=True)
     command = [*prefix, str(VIRTIOFSD), f"--socket-path={socket}", "-o", f"source={share},cache=auto"]
-    return Backend(command, socket, work / "virtiofsd.log")
+    return Daemon(command, socket, work / "virtiofsd.log")
 
 
 def on_cpu(*cpus: int) -> list[str]:

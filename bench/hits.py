@@ -3,19 +3,21 @@
 The same tree is served by both: by vhostfs as an image, by virtiofsd as a directory. For each workload the
 two take turns (A B A B ...), so that whatever else the machine does meets both; a row's ratio is that of the
 medians. First with back-end and load generator on one CPU, where no idle CPU has to be woken and the
-figures are steadiest, then wherever the kernel puts them. Then vhostfs alone with four request queues,
-which virtiofsd does not have. All replies are checked while measuring, all data before.
+figures are steadiest; then each on a CPU of its own, as with a guest's vCPU; then wherever the kernel puts
+them. Then vhostfs alone with four request queues, which virtiofsd does not have. All replies are checked
+while measuring, all data before.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,20 +66,17 @@ VFSBENCH_WORKLOADS = [
 class Figure:
     """One measurement of one workload."""
 
-    workload: str
+    label: str  # workload and depth
     rate: float  # operations a second; entries a second for readdirplus
     mb_per_s: float
     p50_us: float
     p99_us: float
     cpu_us: float  # of the back-end, an operation
 
-    @property
-    def label(self) -> str:
-        return self.workload
-
 
 Measure = Callable[[Backend, str], list[Figure]]
-Start = Callable[[], AbstractContextManager[Backend]]
+#: label -> what was measured of vhostfs, and of the peer
+Rows = dict[str, tuple[list[Figure], list[Figure]]]
 
 
 def with_loadgen(prefix: Sequence[str], seconds: float, queues: int = 1) -> Measure:
@@ -132,17 +131,21 @@ def with_vfsbench(source: Path, prefix: Sequence[str], seconds: float, queues: i
 
 
 def take_turns(
-    workloads: Sequence[str], rounds: int, ours: tuple[Backend, Measure], peer: tuple[Start, Measure] | None
-) -> dict[str, tuple[list[Figure], list[Figure]]]:
-    """Measure each workload `rounds` times with each; row -> (ours, the peer's)."""
-    rows: dict[str, tuple[list[Figure], list[Figure]]] = {}
+    workloads: Sequence[str],
+    rounds: int,
+    ours: Backend,
+    start_peer: Callable[[], Backend] | None,
+    measure: Measure,
+) -> Rows:
+    """Measure each workload `rounds` times with each."""
+    rows: Rows = {}
     for workload in workloads:
         for _ in range(rounds):
-            for figure in ours[1](ours[0], workload):
+            for figure in measure(ours, workload):
                 rows.setdefault(figure.label, ([], []))[0].append(figure)
-            if peer:
-                with peer[0]() as backend:
-                    for figure in peer[1](backend, workload):
+            if start_peer:
+                with start_peer() as peer:
+                    for figure in measure(peer, workload):
                         rows[figure.label][1].append(figure)
     return rows
 
@@ -162,7 +165,7 @@ def cells(figures: Sequence[Figure]) -> list[str]:
     ]
 
 
-def show(out: Console, title: str, rows: dict[str, tuple[list[Figure], list[Figure]]]) -> list[str]:
+def show(out: Console, title: str, rows: Rows) -> list[str]:
     """Print the table; returns the rows that are slower than the peer."""
     has_peer = any(peer for _, peer in rows.values())
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -192,97 +195,85 @@ def show(out: Console, title: str, rows: dict[str, tuple[list[Figure], list[Figu
 
 def verify(backend: Backend, share: Path, queues: int) -> None:
     """Warm the cache and compare every byte, attribute and reply, on every queue."""
-    options = [
-        "-f",
-        "big",
-        "-d",
-        "d",
-        "-v",
-        str(share),
-        "-q",
-        str(queues),
-        "-s",
-        "0.2",
-        "-w",
-        ",".join(WORKLOADS),
-    ]
-    loadgen.run(backend.socket, *options)
+    options = ["-f", "big", "-d", "d", "-v", str(share), "-q", str(queues), "-s", "0.2"]
+    loadgen.run(backend.socket, *options, "-w", ",".join(WORKLOADS))
+
+
+@dataclass(frozen=True)
+class Form:
+    """Where the two ends run."""
+
+    title: str
+    backend: Sequence[str] = ()  # prefixes that pin
+    front_end: Sequence[str] = ()
+    queues: int = 1  # with more there is no peer
+
+
+def forms() -> dict[str, Form]:
+    cpus = sorted(os.sched_getaffinity(0))
+    first, last = backends.on_cpu(cpus[0]), backends.on_cpu(cpus[-1])
+    return {
+        "one-cpu": Form("both ends on one CPU, 1 request queue", last, last),
+        "two-cpus": Form("each end on its own CPU, 1 request queue", last, first),
+        "unpinned": Form("not pinned, 1 request queue"),
+        "queues": Form("vhostfs with 4 request queues (depth on each), not pinned", queues=4),
+    }
+
+
+def compare(form: Form, workloads: Sequence[str], arguments: argparse.Namespace) -> Rows:
+    share, image = tree.tree(arguments.size), tree.image(arguments.size)
+    if arguments.vfsbench:
+        measure = with_vfsbench(arguments.vfsbench, form.front_end, arguments.seconds, form.queues)
+    else:
+        measure = with_loadgen(form.front_end, arguments.seconds, form.queues)
+
+    def start_peer() -> Backend:
+        return backends.virtiofsd(share, WORK, prefix=form.backend)
+
+    cache = WORK / "cache-hits"
+    shutil.rmtree(cache, ignore_errors=True)
+    with backends.vhostfs(image, WORK, cache_dir=cache, queues=form.queues, prefix=form.backend) as ours:
+        verify(ours, share, form.queues)
+        return take_turns(
+            workloads, arguments.rounds, ours, start_peer if form.queues == 1 else None, measure
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    every = forms()
     parser = argparse.ArgumentParser(prog="python -m bench.hits", description=__doc__.split("\n")[0])
     parser.add_argument("--size", type=int, default=256, metavar="MIB", help="of the file that is read (256)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each back-end, a row (3)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each measurement (0.5)")
-    parser.add_argument("--only", metavar="W:D,...", help="only these workloads")
-    parser.add_argument(
-        "--form", choices=["one-cpu", "unpinned", "queues"], action="append", help="only this; repeatable"
-    )
-    parser.add_argument(
-        "--vfsbench", type=Path, metavar="FILE", help="measure with this C front-end instead of bench/c"
-    )
+    parser.add_argument("--seconds", type=float, default=0.4, help="of each measurement (0.4)")
+    parser.add_argument("--only", metavar="W,...", help="only these workloads, with their depth: lookup:1")
+    parser.add_argument("--form", choices=every, action="append", help="only this; repeatable")
+    parser.add_argument("--vfsbench", type=Path, metavar="FILE", help="measure with this C front-end instead")
     arguments = parser.parse_args(argv)
+    workloads = VFSBENCH_WORKLOADS if arguments.vfsbench else WORKLOADS
+    if arguments.only:
+        workloads = arguments.only.split(",")
     out = console()
+    slower: dict[str, list[str]] = {}
     try:
-        return run(out, arguments)
+        out.print(f"[bold]Hits[/] on {describe_machine()}")
+        out.print(f"peer: {first_line(str(backends.VIRTIOFSD), '--version')}")
+        out.print(
+            f"{arguments.size} MiB file, {tree.SMALL_FILES} small ones; {arguments.rounds} x "
+            f"{arguments.seconds} s a row, taking turns; "
+            f"front-end {arguments.vfsbench.name if arguments.vfsbench else 'bench/c'}"
+        )
+        for name in arguments.form or every:
+            rows = compare(every[name], workloads, arguments)
+            slower[name] = show(out, every[name].title, rows)
     except (BenchError, BackendError, PackageError) as error:
         print(error, file=sys.stderr)
         return 1
-
-
-def run(out: Console, arguments: argparse.Namespace) -> int:
-    share, image = tree.tree(arguments.size), tree.image(arguments.size)
-    cache = WORK / f"cache-{arguments.size}"
-    front_end = arguments.vfsbench.name if arguments.vfsbench else "bench/c"
-    out.print(
-        f"[bold]Hits[/] on {describe_machine()}\npeer: {first_line(str(backends.VIRTIOFSD), '--version')}"
-    )
-    out.print(
-        f"{arguments.size} MiB file, {tree.SMALL_FILES} small ones; "
-        f"{arguments.rounds} x {arguments.seconds} s a row, taking turns; front-end {front_end}"
-    )
-    forms = arguments.form or ["one-cpu", "unpinned", "queues"]
-    workloads = (
-        arguments.only.split(",")
-        if arguments.only
-        else VFSBENCH_WORKLOADS
-        if arguments.vfsbench
-        else WORKLOADS
-    )
-    slower: dict[str, list[str]] = {}
-
-    def measure(prefix: Sequence[str], queues: int = 1) -> Measure:
-        if arguments.vfsbench:
-            return with_vfsbench(arguments.vfsbench, prefix, arguments.seconds, queues)
-        return with_loadgen(prefix, arguments.seconds, queues)
-
-    for form in forms:
-        queues = 4 if form == "queues" else 1
-        prefix = backends.on_cpu(0) if form == "one-cpu" else []
-        with backends.vhostfs(image, WORK, cache_dir=cache, queues=queues, prefix=prefix) as ours:
-            verify(ours, share, queues)
-            peer = (
-                (lambda prefix=prefix: backends.virtiofsd(share, WORK, prefix=prefix), measure(prefix))
-                if queues == 1
-                else None
+    for name, labels in slower.items():
+        if every[name].queues == 1:
+            verdict = (
+                f"slower than virtiofsd: {', '.join(labels)}" if labels else "no row is slower than virtiofsd"
             )
-            rows = take_turns(workloads, arguments.rounds, (ours, measure(prefix, queues)), peer)
-        title = {
-            "one-cpu": "both ends on one CPU, 1 request queue",
-            "unpinned": "not pinned, 1 request queue",
-            "queues": "vhostfs with 4 request queues (depth on each), not pinned",
-        }[form]
-        slower[form] = show(out, title, rows)
-    for form, labels in slower.items():
-        if form != "queues":
-            out.print(
-                f"{form}: "
-                + (
-                    "slower than virtiofsd: " + ", ".join(labels)
-                    if labels
-                    else "no row is slower than virtiofsd"
-                )
-            )
+            out.print(f"{name}: {verdict}")
     return 0
 
 

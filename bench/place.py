@@ -28,7 +28,7 @@ def first_line(*command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
         return ""
-    return (done.stdout or done.stderr).strip().split("\n")[0]
+    return (done.stdout or done.stderr).strip(" *\n").split("\n")[0]
 
 
 def describe_machine() -> str:

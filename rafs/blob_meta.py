@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from native.rafs_v6 import (
@@ -162,6 +163,14 @@ class BlobMeta:
     def __len__(self) -> int:
         return self.record.chunk_count
 
+    @cached_property
+    def _record_size(self) -> int:
+        return self.record.ci_record_size
+
+    @cached_property
+    def _data_end(self) -> int:
+        return self.record.chunk_data_end
+
     def chunk(self, index: int) -> Chunk:
         """Return one checked record. Raises ImageCorrupt for an index out of range too (9.3.3)."""
         return next(self.chunks(index, 1))
@@ -172,7 +181,7 @@ class BlobMeta:
             raise ImageCorrupt(f"chunks {first}..{first + count - 1} of a blob of {len(self)} chunks")
         # one more on each side, to check that slots do not overlap
         start, end = max(first - 1, 0), min(first + count + 1, len(self))
-        size = self.record.ci_record_size
+        size = self._record_size
         data = self.read(start * size, (end - start) * size)
         if len(data) != (end - start) * size:
             raise CacheError(f"blob {self.record.blob_id}: its blob.meta file was cut; remove it and restart")
@@ -191,18 +200,53 @@ class BlobMeta:
 
     def check_all(self) -> None:
         """Check every record; raises at the first bad one. About a microsecond a chunk, so for a thread."""
+        size = self._record_size
         for first in range(0, len(self), _CHECK_STEP):
-            for _ in self.chunks(first, min(_CHECK_STEP, len(self) - first)):
-                pass
+            count = min(_CHECK_STEP, len(self) - first)
+            data = self.read(first * size, count * size)
+            if len(data) != count * size or not self._are_plainly_good(data):
+                for _ in self.chunks(first, count):  # says which one it is
+                    pass
+            elif first:
+                self.chunk(first)  # against the last one of the step before
+
+    def _are_plainly_good(self, data: bytes) -> bool:
+        """What `_check` and the order of slots ask, for many records at once: no objects are made."""
+        is_v2 = self._record_size == CI_V2_SIZE
+        chunk_size, blob_size, data_end = (
+            self.record.chunk_size,
+            self.record.uncompressed_size,
+            self._data_end,
+        )
+        end = 0
+        for first, second, *_ in (_V2 if is_v2 else _V1).iter_unpack(data):
+            if is_v2:
+                offset, size = (first & 0xFFFF_FFFF) << 12, (first >> 32 & 0xFF_FFFF) + 1
+                stored, flags = second >> 40, first >> 56
+                if (
+                    flags & _UNREADABLE
+                    or not stored
+                    or (stored != size and not flags & RAFS_CI_V2_COMPRESSED)
+                ):
+                    return False
+            else:
+                offset, size = first & 0xFFF_FFFF_F000, ((first >> 44) | (first >> 8 & 0xF) << 20) + 1
+                stored = ((second >> 44) | (second >> 40 & 0xF) << 20) + 1
+            if offset < end or size > chunk_size or offset + size > blob_size:
+                return False
+            if (second & 0xFF_FFFF_FFFF) + stored > data_end:
+                return False
+            end = (offset + size + SLOT - 1) & -SLOT
+        return True
 
     def _parse(self, data: bytes, at: int, index: int) -> Chunk:
-        if self.record.ci_record_size == CI_V2_SIZE:
+        if self._record_size == CI_V2_SIZE:
             return parse_record_v2(index, *_V2.unpack_from(data, at))
         return parse_record_v1(index, *_V1.unpack_from(data, at))
 
     def _offset_of(self, data: bytes, at: int) -> int:
         word = int.from_bytes(data[at : at + 8], "little")
-        if self.record.ci_record_size == CI_V2_SIZE:
+        if self._record_size == CI_V2_SIZE:
             return (word & 0xFFFF_FFFF) << 12
         return word & 0xFFF_FFFF_F000
 
@@ -214,10 +258,8 @@ class BlobMeta:
             )
         if chunk.uncompressed_offset + chunk.uncompressed_size > record.uncompressed_size:
             raise self._corrupt(chunk, f"ends after the blob's uncompressed size {record.uncompressed_size}")
-        if chunk.compressed_size == 0 or chunk.compressed_end > record.chunk_data_end:
-            raise self._corrupt(
-                chunk, f"is stored outside of the chunk data, which ends at {record.chunk_data_end}"
-            )
+        if chunk.compressed_size == 0 or chunk.compressed_end > self._data_end:
+            raise self._corrupt(chunk, f"is stored outside of the chunk data, which ends at {self._data_end}")
         if not chunk.is_compressed and chunk.compressed_size != chunk.uncompressed_size:
             raise self._corrupt(chunk, "is stored plain in another size than its own")
 
@@ -225,4 +267,4 @@ class BlobMeta:
         return ImageCorrupt(f"blob {self.record.blob_id}: chunk {chunk.chunk_idx} {reason}")
 
 
-_CHECK_STEP = 4096
+_CHECK_STEP = 16384

@@ -90,7 +90,8 @@ class BlobStore:
         return blob
 
     async def _open(self, record: BlobRecord, digests: Digests | None) -> OpenBlob:
-        opening = asyncio.get_running_loop().run_in_executor(self._pool, self._cache_dir.open, record)
+        # not in the pool: it may wait for another process's lock
+        opening = asyncio.ensure_future(asyncio.to_thread(self._cache_dir.open, record))
         try:
             cache = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -194,21 +195,18 @@ def _close_cache(opening: asyncio.Future[CachedBlob]) -> None:
 
 
 async def _within(seconds: float, work: Callable[[], None]) -> None:
-    """Run `work` in a thread that does not hold up the end of the program; go on when it takes longer."""
+    """Run `work` in a thread; wait for it no longer than that, and let the thread not hold up our exit."""
     loop = asyncio.get_running_loop()
-    done = loop.create_future()
-
-    def finish() -> None:
-        if not done.done():
-            done.set_result(None)
+    done = asyncio.Event()
 
     def run() -> None:
         work()
-        loop.call_soon_threadsafe(finish)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(done.set)
 
     threading.Thread(target=run, daemon=True, name="blob-settle").start()
     with suppress(TimeoutError):
-        await asyncio.wait_for(done, seconds)
+        await asyncio.wait_for(done.wait(), seconds)
 
 
 def _check_same(open_record: BlobRecord, record: BlobRecord) -> None:

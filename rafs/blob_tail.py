@@ -3,8 +3,8 @@
 Chain of trust (spec 1.4, 3.1, 3.6): the blob table gives the SHA-256 of the TOC, the TOC that of `blob.meta`,
 of its header and of `blob.digest`, and that one the digest of each chunk. Each link that the image has is
 checked, whether the bytes come from the back-end or from a file in the cache. Without a TOC, `blob.meta` is
-checked against the blob table and by its structure, and digests can only come from the bootstrap's chunk
-table (`bootstrap_digests`), which also goes first where the blob table has no digest of the TOC.
+checked against the blob table, and each of its records when it is stored; digests can then only come from
+the bootstrap's chunk table (`bootstrap_digests`), which also goes first where the TOC is not vouched for.
 
 A blob whose `blob.meta` is cached opens without the back-end; what is missing for verification is then
 loaded by the first fetch, which needs the back-end anyway.
@@ -130,7 +130,7 @@ class BlobTail:
                 offset, length = toc_range(blob_size, record.toc_size)
                 tail = await read_exactly(self._backend, record.blob_id, offset, length)
                 toc = self._parse_toc(tail, blob_size)
-                await self._in_thread(lambda: self._cache.store_metadata("toc", tail))
+                await self._in_thread(lambda: self._cache.store_metadata("toc", tail, verified_on_use=True))
             self._toc = toc
         return self._toc
 
@@ -189,8 +189,9 @@ class BlobTail:
         if toc is not None:
             self._check_meta_content(toc, plain, header)
         content = pack_meta_file(plain, header)
-        BlobMeta(self.record, lambda offset, length: content[offset : offset + length]).check_all()
-        self._cache.store_metadata("meta", content)
+        if toc is None or not toc.is_authentic:
+            BlobMeta(self.record, lambda offset, length: content[offset : offset + length]).check_all()
+        self._cache.store_metadata("meta", content, verified_on_use=False)
         self.meta_fd = os.open(self._cache.metadata_path("meta"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._meta_is_checked = toc is not None
 
@@ -249,7 +250,7 @@ class BlobTail:
             raise ImageCorrupt(f"its SHA-256 is not {entry.digest.hex()} as the TOC says")
 
     def _store_digests(self, entry: TocEntry, content: bytes) -> None:
-        self._cache.store_metadata("digest", content)
+        self._cache.store_metadata("digest", content, verified_on_use=entry.digest is not None)
         if not self._open_cached_digests(entry):
             raise ImageCorrupt(f"blob {self.record.blob_id}: its blob.digest does not fit its TOC")
 

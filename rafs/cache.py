@@ -132,9 +132,7 @@ class CachedBlob:
         size = os.fstat(self.chunk_map_fd).st_size
         if size == 0:
             os.ftruncate(self.chunk_map_fd, self._map_size)
-            os.fsync(self.chunk_map_fd)
             self._write_map_header()
-            sync_directory(self._directory)
             return
         if size != self._map_size:
             raise self._not_a_map(f"has {size} bytes instead of {self._map_size}")
@@ -157,7 +155,7 @@ class CachedBlob:
     def _write_map_header(self) -> None:
         header = _MAP_HEADER.pack(magic=RAFS_CHUNK_MAP_MAGIC, version=1, magic2=RAFS_CHUNK_MAP_MAGIC2)
         _pwrite_fully(self.chunk_map_fd, header, 0)
-        os.fsync(self.chunk_map_fd)
+        os.fsync(self.chunk_map_fd)  # bits without the header would be taken for a foreign file
 
     def _distrust_ready_bits(self) -> None:
         bits = _pread_fully(self.chunk_map_fd, self._map_size, 0)
@@ -272,20 +270,27 @@ class CachedBlob:
         except OSError as error:
             raise cache_error(f"cannot read {path}", error) from error
 
-    def store_metadata(self, kind: str, content: bytes) -> None:
-        """Write `<id>.blob.<kind>` durably, all of it or nothing."""
+    def store_metadata(self, kind: str, content: bytes, *, verified_on_use: bool) -> None:
+        """Write `<id>.blob.<kind>`: other processes see all of it or nothing.
+
+        After power loss too, unless whoever reads it checks its digest and can read it from the blob again.
+        """
         path = self.metadata_path(kind)
         temporary = path.with_name(f"{path.name}.vhostfs-new")
         try:
-            temporary.unlink(missing_ok=True)
-            fd = os.open(temporary, _OPEN_FLAGS | os.O_EXCL, _MODE)
+            fcntl.flock(self.data_fd, fcntl.LOCK_EX)  # one process at a time uses that name
             try:
-                _pwrite_fully(fd, content, 0)
-                os.fsync(fd)
+                temporary.unlink(missing_ok=True)
+                fd = os.open(temporary, _OPEN_FLAGS | os.O_EXCL, _MODE)
+                try:
+                    _pwrite_fully(fd, content, 0)
+                    if not verified_on_use:
+                        os.fsync(fd)
+                finally:
+                    os.close(fd)
+                temporary.replace(path)
             finally:
-                os.close(fd)
-            temporary.replace(path)
-            sync_directory(self._directory)
+                fcntl.flock(self.data_fd, fcntl.LOCK_UN)
         except OSError as error:
             raise cache_error(f"cannot write {path}", error) from error
 

@@ -5,8 +5,8 @@ A miss arrives as runs of chunk indices that the data plane moved from ABSENT to
 - chunks that are READY meanwhile (another process completed them) need nothing but to be completed here;
 - chunks whose record is not valid can only fail;
 - the rest becomes ranged requests: sorted by where they are stored, neighbours joined while the gap between
-  two is at most `max_gap` and the request does not grow over `max_request`. A chunk larger than that is a
-  request of its own. Each wanted chunk is in exactly one request.
+  two is at most `max_gap` and the request does not grow over `max_request` stored or `max_plain` plain bytes.
+  A chunk larger than that is a request of its own. Each wanted chunk is in exactly one request.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ Run = tuple[int, int]  # (first chunk index, count)
 
 @dataclass(frozen=True, slots=True)
 class MergeLimits:
-    """How far neighbouring chunks are joined. Bytes of the stored blob.
+    """How far neighbouring chunks are joined. Bytes; of the stored blob but for `max_plain`.
 
-    2 MiB is two default chunks in one round trip, small enough that a read waits for little else. A gap
-    of 16 KiB costs less on the wire than the round trip it saves.
+    2 MiB is two default chunks in one round trip, small enough that a read waits for little else; 8 MiB
+    bounds what that decodes to. A gap of 16 KiB costs less on the wire than the round trip it saves.
     """
 
     max_request: int = 2 << 20
+    max_plain: int = 8 << 20
     max_gap: int = 16 << 10
 
 
@@ -95,19 +96,24 @@ def plan_requests(chunks: Iterable[Chunk], limits: MergeLimits) -> list[RangedRe
     """Join chunks of one blob to ranged requests, in the order in which they are stored."""
     requests: list[RangedRequest] = []
     joined: list[Chunk] = []
-    start = end = 0
-    for chunk in sorted(chunks, key=lambda chunk: (chunk.compressed_offset, chunk.chunk_idx)):
-        new_end = max(end, chunk.compressed_end)
-        gap = chunk.compressed_offset - end
-        if joined and gap <= limits.max_gap and new_end - start <= limits.max_request:
-            joined.append(chunk)
-            end = new_end
-            continue
+    start = end = plain = 0
+
+    def cut() -> None:
         if joined:
             requests.append(RangedRequest(start, end - start, tuple(joined)))
-        joined, start, end = [chunk], chunk.compressed_offset, chunk.compressed_end
-    if joined:
-        requests.append(RangedRequest(start, end - start, tuple(joined)))
+            joined.clear()
+
+    for chunk in sorted(chunks, key=lambda chunk: (chunk.compressed_offset, chunk.chunk_idx)):
+        gap = chunk.compressed_offset - end
+        new_end = max(end, chunk.compressed_end)
+        plain += chunk.uncompressed_size
+        if gap > limits.max_gap or new_end - start > limits.max_request or plain > limits.max_plain:
+            cut()
+        if not joined:
+            start, new_end, plain = chunk.compressed_offset, chunk.compressed_end, chunk.uncompressed_size
+        joined.append(chunk)
+        end = new_end
+    cut()
     return requests
 
 

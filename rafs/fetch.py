@@ -43,6 +43,8 @@ class FetchLimits:
     max_bytes: int = 64 << 20
     #: plain bytes that one thread decodes before it reports
     work_size: int = 1 << 20
+    #: plain bytes that `fill` claims at a time
+    fill_size: int = 16 << 20
 
 
 class FetchResources:
@@ -141,13 +143,25 @@ class Fetcher:
     async def fill(self, blob: OpenBlob, first: int, count: int) -> None:
         """Fetch what is ABSENT of a range ahead of need, with the lower priority.
 
-        Chunks that somebody else has made PENDING are left to them. Raises the first error of a chunk.
+        A part at a time: what is claimed here, a guest's read has to wait for. Chunks that somebody else has
+        made PENDING are left to them. Raises the first error of a chunk, and leaves the rest.
         """
-        runs = blob.native.claim(first, count)
-        batch = _Batch(blob, runs, self._counters)
-        await self._start(blob, batch, runs, urgent=False)
-        if batch.first_error is not None:
-            raise batch.first_error
+        record = blob.meta.record
+        step = max(1, self._limits.fill_size * record.chunk_count // max(record.uncompressed_size, 1))
+        parts = iter(range(first, first + count, step))
+
+        async def work() -> None:
+            for start in parts:
+                runs = blob.native.claim(start, min(step, first + count - start))
+                batch = _Batch(blob, runs, self._counters)
+                await self._start(blob, batch, runs, urgent=False)
+                if batch.first_error is not None:
+                    raise batch.first_error
+
+        results = await asyncio.gather(work(), work(), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
     async def stop(self, blob: OpenBlob) -> None:
         """Cancel what is going on for a blob, fail its chunks, and wait until no thread touches its files."""

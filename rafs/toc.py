@@ -78,17 +78,20 @@ def parse_tar_header(header: bytes | memoryview, *, at: int) -> Section:
         or header[156:157] not in (b"0", b"\0")
     ):
         raise ImageCorrupt(f"no tar header at offset {at} of the blob")
-    stored_sum = _octal(header[148:156], at)
+    stored_sum = _number(header[148:156], at)
     if stored_sum != sum(header) - sum(header[148:156]) + 8 * ord(" "):
         raise ImageCorrupt(f"the tar header at offset {at} of the blob has a wrong checksum")
-    size = _octal(header[124:136], at)
+    size = _number(header[124:136], at)
     if size > at:
         raise ImageCorrupt(f"the tar header at offset {at} of the blob is of a section of {size} bytes")
     name = header[:100].rstrip(b"\0").decode("ascii", "backslashreplace")
     return Section(name, at - size, size)
 
 
-def _octal(field: bytes, at: int) -> int:
+def _number(field: bytes, at: int) -> int:
+    """Octal digits; or, after a byte 0x80, a number too large for them as it is (GNU: from 8 GiB on)."""
+    if field[:1] == b"\x80":
+        return int.from_bytes(field[1:], "big")
     digits = field.rstrip(b"\0 ").lstrip(b" ")
     if not re.fullmatch(rb"[0-7]+", digits):
         raise ImageCorrupt(f"the tar header at offset {at} of the blob has no octal number in {field!r}")

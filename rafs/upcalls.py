@@ -70,5 +70,5 @@ class Upcalls:
 
     def _on_batch_done(self, _: asyncio.Task[None]) -> None:
         self._backlog -= 1
-        if self._is_started:
+        if self._is_started and self._backlog < MAX_BACKLOG:
             self._read(True)

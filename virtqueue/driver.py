@@ -227,7 +227,8 @@ class Driver:
             if remaining <= 0 or not wait_eventfd(self.call_fd, remaining):
                 raise TimeoutError(
                     f"no call within {timeout} s: next_used={self.next_used}, used_idx={self.used_idx}, "
-                    f"next_avail={self.next_avail}, avail_event={self.avail_event}"
+                    f"next_avail={self.next_avail}, avail_event={self.avail_event}, "
+                    f"used_flags={self.used_flags}"
                 )
 
     def wait_error(self, timeout: float = DEFAULT_TIMEOUT) -> None:

@@ -126,7 +126,12 @@ static int64_t call_fs(struct fuse_server *server, struct fuse_request *request)
     handler = fs->type->handlers[request->in.opcode];
     request->fs = fs;
     request->id = request->in.nodeid & FUSE_ID_MASK;
-    result = handler ? handler(server, request) : -ENOSYS;
+    if (!handler)
+        result = -ENOSYS;
+    else if (request->args_size < args_sizes[request->in.opcode] && handler != fuse_read_only)
+        result = -EINVAL; /* where nothing can be changed, that is the answer to any arguments */
+    else
+        result = handler(server, request);
     fuse_count(fs, request, result);
     fuse_leave(request->context);
     return result;
@@ -140,10 +145,8 @@ static int64_t call(struct fuse_server *server, struct fuse_request *request)
         return forget(server, request);
     if (opcode == 0 || opcode >= FUSE_OPCODES)
         return -ENOSYS;
-    if (request->args_size < args_sizes[opcode])
-        return -EINVAL;
     if (opcode == FUSE_INIT)
-        return fuse_init(server, request);
+        return request->args_size < args_sizes[opcode] ? -EINVAL : fuse_init(server, request);
     if (!__atomic_load_n(&server->has_session, __ATOMIC_ACQUIRE))
         return -EIO;
     if (opcode == FUSE_DESTROY)

@@ -44,10 +44,10 @@ int64_t fuse_init(struct fuse_server *server, struct fuse_request *request)
     out.max_write = FUSE_MAX_IO; /* bounds the READs as well */
     out.max_pages = out.flags & FUSE_MAX_PAGES ? FUSE_MAX_IO / 4096 : 0;
     out.time_gran = 1;
-    server->minor = out.minor;
+    __atomic_store_n(&server->minor, out.minor, __ATOMIC_RELAXED);
     if (__atomic_load_n(&server->has_session, __ATOMIC_ACQUIRE)) /* the guest began anew, and said no farewell */
         fuse_end_session(server, request->context);
-    server->flags = agreed;
+    __atomic_store_n(&server->flags, agreed, __ATOMIC_RELAXED);
     __atomic_store_n(&server->has_session, true, __ATOMIC_RELEASE);
     return fuse_reply(request, &out, sizeof(out));
 }

@@ -63,13 +63,17 @@ void queue_destroy(struct queue *queue)
 
 /* Looks at the ring for a while before sleeping: a driver that answers within microseconds then
  * needs neither a kick nor a wake-up. The while doubles when it paid and halves when it did not, so
- * a queue whose driver shares its CPU, or is idle, soon sleeps at once. */
+ * a queue whose driver shares its CPU, or is idle, soon sleeps at once. A driver on another CPU may
+ * take as long as its own wake-up: one sleep in a while is timed, and the next try lasts that long. */
 static bool poll_ring(struct queue *queue)
 {
     uint64_t budget = queue->poll_ns, start, limit = queue->limits->poll_ns;
 
-    if (!budget && limit && queue->sleeps % POLL_PROBE_EVERY == 0)
-        budget = limit < POLL_START_NS ? limit : POLL_START_NS;
+    if (!budget && queue->sleeps % POLL_PROBE_EVERY == 0) {
+        /* a look around that is shorter than the driver's usual pause would never pay */
+        budget = queue->pause_ns > POLL_START_NS && queue->pause_ns < 2 * limit ? queue->pause_ns : POLL_START_NS;
+        budget = budget < limit ? budget : limit;
+    }
     if (!budget || !queue_can_pop(queue))
         return false;
     start = queue_now_ns();
@@ -110,9 +114,11 @@ static void sleep_until_woken(struct queue *queue)
         return;
     }
     if (!__atomic_load_n(&queue->attention, __ATOMIC_ACQUIRE)) {
-        queue->sleeps++;
+        uint64_t start = ++queue->sleeps % POLL_PROBE_EVERY ? 0 : queue_now_ns();
         QUEUE_COUNT(queue, sleeps, 1);
         epoll_wait(queue->epoll_fd, events, 2, sleep_limit_ms(queue));
+        if (start)
+            queue->pause_ns = queue_now_ns() - start;
     }
     if (queue->vq.used)
         vring_disarm(&queue->vq);

@@ -70,6 +70,7 @@ struct queue {
     uint64_t parked_bytes;
     uint64_t next_deadline_ns;       /* of a parked request; 0: none */
     uint64_t poll_ns;                /* adapted */
+    uint64_t pause_ns;               /* how long the last timed sleep was, wake-up and all */
     unsigned sleeps;
     bool is_broken;                  /* pops no more until it is started again */
     bool is_stopping;

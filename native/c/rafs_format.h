@@ -23,6 +23,7 @@ PIN(rafs_chunk_map_header, 4096);
 #undef PIN
 
 #define RAFS_BLOCK_SIZE 4096
+#define RAFS_MAX_BOOTSTRAP (1u << 30) /* of metadata, kept in memory: several million files */
 #define RAFS_MAX_BLOBS 255 /* device ids have eight bits, 0 is the bootstrap itself */
 #define RAFS_MIN_CHUNK_SIZE 4096
 #define RAFS_MAX_CHUNK_SIZE (16u << 20)

@@ -128,9 +128,12 @@ static int check_tables(struct rafs_image *image, const struct rafs_v6_super_blo
     return 0;
 }
 
-static int check_image(struct rafs_image *image, struct reason why)
+int rafs_image_parse(struct rafs_image *image, const void *base, uint64_t size, char *why_text, size_t why_size)
 {
+    struct reason why = { why_text, why_size };
     struct rafs_inode root;
+
+    *image = (struct rafs_image){ .base = base, .size = size, .default_uid = geteuid(), .default_gid = getegid() };
     const struct erofs_super_block *sb = rafs_at(image, EROFS_SUPER_OFFSET, sizeof(*sb));
     const struct rafs_v6_super_block *ext = rafs_at(image, RAFS_V6_SUPER_OFFSET, sizeof(*ext));
     int err;
@@ -169,25 +172,28 @@ int rafs_image_open(struct rafs_image *image, int fd, char *why_text, size_t why
     struct stat st;
     int err;
 
-    *image = (struct rafs_image){ .default_uid = geteuid(), .default_gid = getegid() };
+    image->base = NULL;
     if (fstat(fd, &st) < 0)
         return refuse(why, -errno, "cannot stat: %s", strerror(errno));
     if (!S_ISREG(st.st_mode) || st.st_size < 2 * RAFS_BLOCK_SIZE)
         return refuse(why, -EUCLEAN, "not a bootstrap: not a regular file of 8192 bytes or more");
-    image->size = (uint64_t)st.st_size;
-    void *copy = mmap(NULL, image->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (st.st_size > RAFS_MAX_BOOTSTRAP)
+        return refuse(why, -EFBIG, "%lld bytes of metadata; at most %u are read into memory", (long long)st.st_size, RAFS_MAX_BOOTSTRAP);
+    uint64_t size = (uint64_t)st.st_size;
+    void *copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (copy == MAP_FAILED)
-        return refuse(why, -ENOMEM, "no memory for %llu bytes of metadata", (unsigned long long)image->size);
-    image->base = copy;
-    err = read_whole(fd, copy, image->size);
+        return refuse(why, -ENOMEM, "no memory for %llu bytes of metadata", (unsigned long long)size);
+    err = read_whole(fd, copy, size);
     if (err) {
         refuse(why, err, "cannot read: %s", strerror(-err));
     } else {
-        mprotect(copy, image->size, PROT_READ);
-        err = check_image(image, why);
+        mprotect(copy, size, PROT_READ);
+        err = rafs_image_parse(image, copy, size, why_text, why_size);
     }
-    if (err)
-        rafs_image_close(image);
+    if (err) {
+        munmap(copy, size);
+        image->base = NULL;
+    }
     return err;
 }
 

@@ -38,7 +38,10 @@ struct rafs_image {
     uint64_t chunk_table_count;
 };
 
-/* Reads `fd` whole and checks the super blocks and tables. On failure a sentence is in `why`. */
+/* Checks the super blocks and tables of `size` bytes at `base`, which stay the caller's. On failure a
+ * sentence is in `why`. */
+int rafs_image_parse(struct rafs_image *image, const void *base, uint64_t size, char *why, size_t why_size);
+/* Reads `fd` whole and parses it; rafs_image_close frees the copy. */
 int rafs_image_open(struct rafs_image *image, int fd, char *why, size_t why_size);
 void rafs_image_close(struct rafs_image *image);
 

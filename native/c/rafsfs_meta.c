@@ -156,7 +156,7 @@ static int64_t open_inode(struct fuse_server *server, struct fuse_request *reque
 
     if ((in->flags & O_ACCMODE) != O_RDONLY || (in->flags & (O_TRUNC | O_CREAT)))
         return -EROFS;
-    if (server->flags & (want_directory ? FUSE_NO_OPENDIR_SUPPORT : FUSE_NO_OPEN_SUPPORT))
+    if (__atomic_load_n(&server->flags, __ATOMIC_RELAXED) & (want_directory ? FUSE_NO_OPENDIR_SUPPORT : FUSE_NO_OPEN_SUPPORT))
         return -ENOSYS;
     err = rafsfs_inode(rafsfs, request->id, &inode);
     if (err)

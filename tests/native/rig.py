@@ -7,8 +7,10 @@ parts together and closes them in the right order. Guest memory is a memfd of th
 from __future__ import annotations
 
 import os
+import select
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +21,14 @@ from rafs.blob_meta import BlobMeta, pack_meta_file, unpack_section
 from rafs.blob_record import BlobRecord
 from rafs.build import BuildOptions, build_image
 from rafs.codec import decode_chunk
-from virtqueue.driver import Driver, wait_eventfd
+from virtqueue.driver import Buffer, Driver
 from virtqueue.features import VirtioFeature
 from virtqueue.fuse_client import FuseClient
-from virtqueue.guest_memory import GuestMemory
+from virtqueue.guest_memory import GuestMemory, GuestRegion
 
 MAP_HEADER = Record("rafs_chunk_map_header")
 BOTH_RING_FEATURES = VirtioFeature.RING_EVENT_IDX | VirtioFeature.RING_INDIRECT_DESC
-DEADLINE_S = 20.0
+DEADLINE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,22 @@ def _memfd(content: bytes) -> int:
     return fd
 
 
+class SharedGuestMemory(GuestMemory):
+    """Guest memory in which several threads allocate."""
+
+    def __init__(self, regions: Sequence[tuple[int, int]]) -> None:
+        self._lock = threading.Lock()
+        super().__init__(regions)
+
+    def allocate(self, size: int, *, region: GuestRegion | None = None) -> int:
+        with self._lock:
+            return super().allocate(size, region=region)
+
+    def free(self, gpa: int) -> None:
+        with self._lock:
+            super().free(gpa)
+
+
 class Rig:
     """A device that serves `image`, guest memory, and what is attached to its queues. A context manager.
 
@@ -148,7 +166,7 @@ class Rig:
         )
         if path is not None:
             self.mount(path)
-        self.memory = GuestMemory(regions)
+        self.memory = SharedGuestMemory(regions)
         self.drivers: list[Driver] = []
         self.share()
 
@@ -207,13 +225,13 @@ class Rig:
         base: int = 0,
         indirect: bool | None = None,
         init: bool = True,
-        cut: Callable[..., list[object]] | None = None,
+        cut: Callable[[Buffer, int], list[Buffer]] | None = None,
     ) -> FuseClient:
         """A FUSE client on a vring that is started for it, with a session unless `init` is False."""
         driver = self.driver(size=size, features=features, base=base)
         self.attach(index, driver, base=base)
         use_indirect = driver.indirect if indirect is None else indirect
-        client = FuseClient(driver, indirect=use_indirect, timeout=DEADLINE_S, cut=cut)  # type: ignore[arg-type]
+        client = FuseClient(driver, indirect=use_indirect, timeout=DEADLINE_S, cut=cut)
         if init:
             client.init()
         return client
@@ -222,7 +240,7 @@ class Rig:
         """Take upcalls until there are chunks for `count` of them, as the event loop does: on the eventfd."""
         taken: list[tuple[int, int, int]] = []
         while len(taken) < count:
-            if not wait_eventfd_readable(self.store.event_fd, DEADLINE_S):
+            if not is_readable(self.store.event_fd, DEADLINE_S):
                 raise TimeoutError(f"{len(taken)} upcalls, {count} expected")
             taken += self.store.take()
         return taken
@@ -244,10 +262,8 @@ class Rig:
         self.close()
 
 
-def wait_eventfd_readable(fd: int, timeout: float) -> bool:
-    """Like wait_eventfd, and leaves the count as it is."""
-    import select
-
+def is_readable(fd: int, timeout: float) -> bool:
+    """Wait until `fd` is readable; False after `timeout` seconds."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(timeout * 1000))
@@ -263,8 +279,6 @@ class Fetcher(threading.Thread):
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
 
     def run(self) -> None:
-        import select
-
         poll = select.poll()
         poll.register(self.rig.store.event_fd, select.POLLIN)
         poll.register(self._stop_fd, select.POLLIN)
@@ -291,22 +305,8 @@ class Fetcher(threading.Thread):
 
 def until(condition: Callable[[], bool]) -> None:
     """Turn until something has happened; the GIL goes to others meanwhile. TimeoutError after a while."""
-    import time
-
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError("it did not happen")
         os.sched_yield()
-
-
-__all__ = [
-    "BOTH_RING_FEATURES",
-    "BuiltImage",
-    "Cache",
-    "Fetcher",
-    "Iterable",
-    "Rig",
-    "until",
-    "wait_eventfd",
-]

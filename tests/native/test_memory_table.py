@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -168,3 +170,20 @@ def test_a_reply_that_has_no_memory_at_all_comes_back_empty(plain: BuiltImage) -
         rig.device.remove_mem_region(high.gpa, high.size, high.user_addr)
         rig.cache.fill()
         assert client.driver.wait_used().written == 0
+
+
+def test_the_table_changes_while_the_pool_reads_into_memory(
+    plain: BuiltImage, big: bytes, tmp_path: Path
+) -> None:
+    """A read from the disk that is under way keeps its memory until it is done."""
+    with Rig(plain, data_path=tmp_path / "data") as rig:
+        client = rig.client()
+        nodeid = client.lookup(1, b"big").nodeid
+        os.fsync(rig.cache.data_fd)
+        for _ in range(30):
+            os.posix_fadvise(rig.cache.data_fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            uniques = [client.submit_read(nodeid, offset, 1 << 18) for offset in range(0, 3 << 20, 1 << 18)]
+            rig.share()
+            rig.share()
+            for index, unique in enumerate(uniques):
+                assert client.wait(unique) == big[index << 18 : (index + 1) << 18]

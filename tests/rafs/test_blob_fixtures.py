@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from native.dataplane import ChunkStore
 from native.records import Record
+from rafs.backend import LocalBackend
 from rafs.blob_meta import BlobMeta, pack_meta_file, unpack_section
 from rafs.blob_record import CI_HEADER_SIZE, BlobRecord, Feature
-from rafs.codec import Compressor, decode_chunk, verify_chunk
+from rafs.blob_store import BlobStore
+from rafs.codec import Compressor, Digester, decode_chunk, verify_chunk
 from rafs.errors import ImageCorrupt
+from rafs.fetch import FetchResources
+from rafs.image import Image
 from rafs.toc import Toc, extract, parse_toc, toc_range, walk_sections
+from rafs.upcalls import Upcalls
 
 V6_BLOB = "be7d77eeb719f70884758d1aa800ed0fb09d701aaec469964e9d54325f0d5fef"
 TOC_BLOB = "2fa78cad554b75ac91a4a125ed148d0ddeb25efa4aaa8bd80e5dc292690a4dca"
@@ -145,3 +152,36 @@ def test_inline_bootstrap_of_the_toc_blob_describes_its_chunks(toc_blob: bytes) 
             size=chunk.uncompressed_size,
         )
         verify_chunk(plain, record.digester, digests[chunk.chunk_idx])
+
+
+async def test_v6_image_is_cached_as_the_bootstrap_says(fixtures_dir: Path, tmp_path: Path) -> None:
+    """The whole blob side on upstream's image: each file's chunks lie READY where the bootstrap points."""
+    folder = fixtures_dir / "rafs-v6-2.2"
+    image, chunks, backend = Image(folder / "rafs-v6-2.2.boot"), ChunkStore(), LocalBackend(folder)
+    upcalls, resources = Upcalls(chunks), FetchResources()
+    upcalls.start()
+    store = BlobStore(tmp_path, backend, upcalls, resources)
+    store.start()
+    blob = await store.open_blob(image.blob_record(0), digests=image.chunk_digests(0))
+    await store.fill(blob)
+    statistics = store.statistics()
+    assert (statistics["verified_chunks"], statistics["unverified_chunks"]) == (2, 0)
+    data = (tmp_path / f"{V6_BLOB}.blob.data").read_bytes()
+    assert len(data) == 36864
+    digests = image.chunk_digests(0)
+    read = 0
+    for _, inode in image.walk():
+        if stat.S_ISREG(inode.mode):
+            for extent in image.extents(inode.nid, 0, inode.size):
+                plain = data[extent.blob_offset + extent.offset_in_chunk :][: extent.length]
+                assert blob.native.is_ready(extent.chunk_index)
+                verify_chunk(plain, Digester.BLAKE3, digests[extent.chunk_index])
+                read += 1
+    assert read == 2
+    upcalls.stop()
+    await store.close()
+    resources.close()
+    await backend.close()
+    image.close()
+    chunks.close()
+    assert not (tmp_path / f"{V6_BLOB}.blob.data.unsynced").exists()

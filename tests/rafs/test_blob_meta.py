@@ -174,6 +174,11 @@ def test_hostile_records_never_give_overlapping_or_outlying_chunks(data: st.Data
     for index in range(len(SIZES)):
         with contextlib.suppress(RafsError):
             found.append(meta.chunk(index))
+    if len(found) == len(SIZES):
+        meta.check_all()
+    else:
+        with pytest.raises(RafsError):
+            meta.check_all()
     record = meta.record
     for chunk in found:
         assert 0 < chunk.uncompressed_size <= record.chunk_size
@@ -182,6 +187,15 @@ def test_hostile_records_never_give_overlapping_or_outlying_chunks(data: st.Data
     for before, after in itertools.pairwise(found):
         if before.chunk_idx + 1 == after.chunk_idx:
             assert before.slot_end <= after.uncompressed_offset
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_check_all_looks_across_its_steps(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    monkeypatch.setattr("rafs.blob_meta._CHECK_STEP", step)
+    meta_of(make_blob(make_chunks(SIZES))).check_all()
+    for index, record in [(2, ci_record_v1(0, 10, 0, 10)), (1, ci_record_v1(4096, 9000, 0, 10))]:
+        with pytest.raises(ImageCorrupt):
+            tampered(index, record).check_all()
 
 
 def test_a_meta_file_that_was_cut_is_the_hosts_fault() -> None:

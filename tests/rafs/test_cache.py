@@ -358,10 +358,10 @@ def test_a_disk_that_fails_to_sync_is_distrusted_at_the_next_start(
 def test_metadata_is_replaced_as_a_whole(tmp_path: Path) -> None:
     with opened(tmp_path) as blob:
         assert blob.read_metadata("meta") is None
-        blob.store_metadata("meta", b"one")
+        blob.store_metadata("meta", b"one", verified_on_use=False)
         (tmp_path / f"{BLOB_ID}.blob.meta.vhostfs-new").write_bytes(b"left by a crash, and longer")
         with (tmp_path / f"{BLOB_ID}.blob.meta").open("rb") as reader:
-            blob.store_metadata("meta", b"two")
+            blob.store_metadata("meta", b"two", verified_on_use=True)
             assert reader.read() == b"one"
         assert blob.read_metadata("meta") == b"two"
     assert not list(tmp_path.glob("*-new"))

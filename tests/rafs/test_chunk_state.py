@@ -18,8 +18,8 @@ from rafs.errors import ImageCorrupt
 from tests.fakes.blobs import ci_record_v1, make_blob, make_chunks
 
 
-def chunk(index: int, offset: int, size: int) -> Chunk:
-    return Chunk(index, index << 20, size, offset, size, False)
+def chunk(index: int, offset: int, size: int, plain: int = 1) -> Chunk:
+    return Chunk(index, index << 20, size + plain, offset, size, True)
 
 
 @st.composite
@@ -29,13 +29,18 @@ def blobs_of_chunks(draw: st.DrawFn) -> list[Chunk]:
     for index in range(draw(st.integers(0, 30))):
         at += draw(st.sampled_from([0, 0, 0, 1, 99, 100, 101, 5000]))
         size = draw(st.integers(1, 1500))
-        chunks.append(chunk(index, at, size))
+        chunks.append(chunk(index, at, size, draw(st.integers(0, 2000))))
         at += size
     wanted = [c for c in chunks if draw(st.booleans())]
     return draw(st.permutations(wanted))
 
 
-limits = st.builds(MergeLimits, max_request=st.integers(1, 4000), max_gap=st.integers(0, 200))
+limits = st.builds(
+    MergeLimits,
+    max_request=st.integers(1, 4000),
+    max_gap=st.integers(0, 200),
+    max_plain=st.integers(1, 9000) | st.just(1 << 20),
+)
 
 
 @given(chunks=blobs_of_chunks(), limits=limits)
@@ -48,13 +53,15 @@ def test_merged_requests(chunks: list[Chunk], limits: MergeLimits) -> None:
         assert request.offset == min(c.compressed_offset for c in request.chunks)
         assert end == max(c.compressed_end for c in request.chunks)
         assert request.length <= limits.max_request or len(request.chunks) == 1
+        assert request.plain_size <= limits.max_plain or len(request.chunks) == 1
         for before, after in itertools.pairwise(request.chunks):
             assert after.compressed_offset - before.compressed_end <= limits.max_gap
     for one, other in itertools.pairwise(requests):
         # not split without need
         gap = other.offset - (one.offset + one.length)
         joined = other.chunks[0].compressed_end - one.offset
-        assert gap > limits.max_gap or joined > limits.max_request
+        plain = one.plain_size + other.chunks[0].uncompressed_size
+        assert gap > limits.max_gap or joined > limits.max_request or plain > limits.max_plain
 
 
 @given(
@@ -78,7 +85,7 @@ def test_chunks_that_overlap_in_a_hostile_blob_are_still_covered(
 
 @given(sizes=st.lists(st.integers(1, 500), max_size=30), target=st.integers(1, 2000))
 def test_work_is_cut_in_order(sizes: list[int], target: int) -> None:
-    chunks = [chunk(index, 0, size) for index, size in enumerate(sizes)]
+    chunks = [chunk(index, 0, size, 0) for index, size in enumerate(sizes)]
     pieces = list(split_work(chunks, target))
     assert [c for piece in pieces for c in piece] == chunks
     for piece in pieces:

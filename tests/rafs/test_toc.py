@@ -46,6 +46,14 @@ def test_what_is_not_a_header_is_refused(at: int, value: bytes, reason: str) -> 
         parse_tar_header(bytes(header), at=10_000)
 
 
+def test_a_size_from_8_gib_on_is_binary() -> None:
+    header = bytearray(tar_header("image.blob", 0))
+    header[124:136] = b"\x80" + (9 << 30).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    assert parse_tar_header(bytes(header), at=9 << 30).size == 9 << 30
+
+
 def test_a_section_cannot_begin_before_the_blob() -> None:
     assert parse_tar_header(tar_header("x", 4128), at=4128).offset == 0
     with pytest.raises(ImageCorrupt, match="4128 bytes"):

@@ -182,6 +182,14 @@ async def test_the_socket_is_private_and_goes_at_the_end(image: BuiltImage, tmp_
     assert not (tmp_path / "sock").exists()
 
 
+async def test_metadata_that_would_fill_the_memory_is_refused(image: BuiltImage, tmp_path: Path) -> None:
+    huge = tmp_path / "huge"
+    with huge.open("wb") as file:
+        file.truncate((1 << 30) + 4096)
+    with pytest.raises(StartError, match="huge: 1073745920 bytes of metadata; at most 1073741824"):
+        await Daemon(image.options(tmp_path, bootstrap=huge)).__aenter__()
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -137,3 +137,20 @@ def test_extent_size_of_a_file(chunks: list[int], size: int, extent_bits: int) -
         store.add(chunk_key(bytes([number]) * 32, 1 << 16), 1 << 16, number << 16, 1 << 16, 0)
     inode = Inode(b"", 1, stat.S_IFREG, 0, 0, size, 0, 0, (0, 0, 0, 0, 0), chunks=array("I", chunks))
     assert chunk_format(inode, store, 1 << 16) == 0x20 | (extent_bits - 12)
+
+
+@pytest.mark.parametrize(
+    ("compressor", "digester", "flags"),
+    [("none", "sha256", 0x9), ("lz4_block", "blake3", 0x6), ("zstd", "blake3", 0x84)],
+)
+@pytest.mark.parametrize("has_xattrs", [False, True])
+def test_filesystem_flags(
+    tmp_path: Path, compressor: str, digester: str, flags: int, has_xattrs: bool
+) -> None:
+    """Format section 2.4: owners, inlined digests and no encryption are always said."""
+    source = example_source(tmp_path / "source")
+    if has_xattrs:
+        os.setxattr(source / "a.txt", "user.name", b"value")
+    result = build_image(source, tmp_path / "image.boot", tmp_path, BuildOptions(compressor, digester))
+    (found,) = struct.unpack_from("<Q", result.bootstrap_path.read_bytes(), 0x480)
+    assert found == flags | 0x100_0110 | (0x20 if has_xattrs else 0)

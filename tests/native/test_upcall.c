@@ -1,0 +1,150 @@
+/* The upcall ring: full, empty, round its indexes, and never asleep with something in it. */
+#include <poll.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#include "check.h"
+#include "upcall.h"
+
+static struct upcall_ring ring;
+static struct upcall_record records[UPCALL_CAPACITY + 1];
+
+static bool is_readable(void)
+{
+    struct pollfd pollfd = { .fd = ring.event_fd, .events = POLLIN };
+
+    return poll(&pollfd, 1, 0) == 1;
+}
+
+static bool push(uint32_t blob, uint32_t first, uint32_t count)
+{
+    bool room;
+
+    upcall_lock(&ring);
+    room = upcall_has_room_locked(&ring);
+    CHECK_EQ(upcall_may_have_room(&ring), room);
+    if (room)
+        upcall_push_locked(&ring, blob, first, count);
+    upcall_unlock(&ring);
+    return room;
+}
+
+static void test_what_goes_in_comes_out_in_order(void)
+{
+    CHECK_EQ(upcall_ring_init(&ring), 0);
+    CHECK(!is_readable());
+    CHECK_EQ(upcall_take(&ring, records, 10), 0);
+    for (uint32_t i = 0; i < 5; i++)
+        CHECK(push(i, 10 * i, i + 1));
+    CHECK(is_readable());
+    CHECK_EQ(upcall_take(&ring, records, 3), 3);
+    CHECK(is_readable()); /* there is more */
+    CHECK_EQ(records[2].blob, 2);
+    CHECK_EQ(records[2].first_chunk, 20);
+    CHECK_EQ(records[2].chunk_count, 3);
+    CHECK_EQ(upcall_take(&ring, records, 3), 2);
+    CHECK_EQ(records[1].blob, 4);
+    CHECK(!is_readable());
+    upcall_ring_destroy(&ring);
+}
+
+static void test_full_then_room_again(void)
+{
+    CHECK_EQ(upcall_ring_init(&ring), 0);
+    for (uint32_t round = 0; round < 5; round++) {
+        for (uint32_t i = 0; i < UPCALL_CAPACITY; i++)
+            CHECK(push(round, i, 1));
+        CHECK(!push(9, 9, 9));
+        CHECK(is_readable());
+        CHECK_EQ(upcall_take(&ring, records, 1), 1);
+        CHECK(push(round, UPCALL_CAPACITY, 1));
+        CHECK(!push(9, 9, 9));
+        CHECK_EQ(upcall_take(&ring, records, UPCALL_CAPACITY + 1), UPCALL_CAPACITY);
+        for (uint32_t i = 0; i < UPCALL_CAPACITY; i++)
+            CHECK_EQ(records[i].first_chunk, i + 1);
+        CHECK(!is_readable());
+    }
+    upcall_ring_destroy(&ring);
+}
+
+static void test_every_push_into_an_empty_ring_is_an_event(void)
+{
+    CHECK_EQ(upcall_ring_init(&ring), 0);
+    for (uint32_t i = 0; i < 3 * UPCALL_CAPACITY; i++) {
+        CHECK(push(1, i, 1));
+        CHECK(is_readable());
+        CHECK_EQ(upcall_take(&ring, records, 1 + i % 3), 1);
+        CHECK_EQ(records[0].first_chunk, i);
+        CHECK(!is_readable());
+    }
+    upcall_ring_destroy(&ring);
+}
+
+static void test_indexes_wrap_at_2_32(void)
+{
+    CHECK_EQ(upcall_ring_init(&ring), 0);
+    /* head and tail stand 64 bytes apart at the start of the shared part */
+    uint32_t *head = (uint32_t *)ring.shared, *tail = head + 16;
+    *head = *tail = UINT32_MAX - 5;
+    for (uint32_t i = 0; i < UPCALL_CAPACITY; i++)
+        CHECK(push(7, i, 1));
+    CHECK(!push(9, 9, 9));
+    CHECK_EQ(upcall_take(&ring, records, UPCALL_CAPACITY), UPCALL_CAPACITY);
+    for (uint32_t i = 0; i < UPCALL_CAPACITY; i++)
+        CHECK_EQ(records[i].first_chunk, i);
+    CHECK_EQ(*tail, UPCALL_CAPACITY - 6);
+    CHECK_EQ(upcall_take(&ring, records, 1), 0);
+    upcall_ring_destroy(&ring);
+}
+
+enum { PRODUCERS = 3, EACH = 30000 };
+
+static void *produce(void *argument)
+{
+    uint32_t blob = (uint32_t)(uintptr_t)argument;
+
+    for (uint32_t i = 0; i < EACH;) {
+        if (push(blob, i, 1))
+            i++;
+        else
+            sched_yield();
+    }
+    return NULL;
+}
+
+/* The consumer sleeps on the eventfd alone: a lost event hangs the test, and its alarm ends it. */
+static void test_producers_against_a_consumer_that_sleeps(void)
+{
+    pthread_t threads[PRODUCERS];
+    uint32_t next[PRODUCERS] = { 0 }, taken = 0;
+    struct pollfd pollfd;
+
+    CHECK_EQ(upcall_ring_init(&ring), 0);
+    pollfd = (struct pollfd){ .fd = ring.event_fd, .events = POLLIN };
+    for (uintptr_t i = 0; i < PRODUCERS; i++)
+        CHECK_EQ(pthread_create(&threads[i], NULL, produce, (void *)i), 0);
+    while (taken < PRODUCERS * EACH) {
+        CHECK_EQ(poll(&pollfd, 1, 10000), 1);
+        unsigned count = upcall_take(&ring, records, 1 + taken % 300);
+        for (unsigned i = 0; i < count; i++)
+            CHECK_EQ(records[i].first_chunk, next[records[i].blob]++);
+        taken += count;
+    }
+    for (unsigned i = 0; i < PRODUCERS; i++)
+        pthread_join(threads[i], NULL);
+    CHECK_EQ(upcall_take(&ring, records, 1), 0);
+    CHECK(!is_readable());
+    upcall_ring_destroy(&ring);
+}
+
+int main(void)
+{
+    RUN(test_what_goes_in_comes_out_in_order);
+    RUN(test_full_then_room_again);
+    RUN(test_every_push_into_an_empty_ring_is_an_event);
+    RUN(test_indexes_wrap_at_2_32);
+    RUN(test_producers_against_a_consumer_that_sleeps);
+    return 0;
+}
