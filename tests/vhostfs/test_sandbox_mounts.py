@@ -226,6 +226,7 @@ def test_nydusd_keeps_its_sockets_code_and_what_is_chosen(host: Path) -> None:
     (host / "vm").mkdir()
     (host / "log").mkdir()
     policy = nydusd_policy(chosen, sockets=[host / "vm" / "api.sock"], logs=[host / "log" / "file.log"])
+    policy = policy._replace(followed=(host / "share",))  # whatever this machine has in /run
     code = """
 import pydoc_data.topics, sqlite3  # from the standard library, a module and an extension
 top = Path(policy.places[0].path)
