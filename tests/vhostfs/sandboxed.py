@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vhostfs.sandbox_policy import SandboxPolicy
+from vhostfs.sandbox_options import PARTS
+from vhostfs.sandbox_policy import Place, SandboxPolicy, Use
 
 _PREAMBLE = """
 import ctypes, errno, json, mmap, os, pickle, select, signal, socket, sys, threading
@@ -91,3 +92,43 @@ def run_outside(policy: SandboxPolicy, code: str) -> Any:
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     return json.loads(out)
+
+
+def small_policy(top: Path) -> SandboxPolicy:
+    """Keeps a directory `top`/read, one `top`/write, and not the secret `beside` them."""
+    for name in ("read", "write", "beside"):
+        (top / name).mkdir()
+        (top / name / "file").write_text(name)
+    return SandboxPolicy(
+        places=(
+            Place(top / "read", Use.READ),
+            Place(top / "write", Use.WRITE),
+            Place(Path("/dev/null"), Use.DEVICE),
+        )
+    )
+
+
+def only(policy: SandboxPolicy, *parts: str) -> SandboxPolicy:
+    """The policy with these parts and no others."""
+    return policy._replace(off=frozenset(PARTS) - set(parts))
+
+
+#: what a process under `small_policy` can do with paths
+PATHS = """
+top = policy.places[0].path.parent
+result = {
+    "read": outcome(lambda: (top / "read/file").read_text()),
+    "list": outcome(lambda: os.listdir(top / "read")),
+    "write": outcome(lambda: (top / "write/new").write_text("x")),
+    "rename": outcome(lambda: (top / "write/new").rename(top / "write/newer")),
+    "change what is for reading": outcome(lambda: (top / "read/file").write_text("x")),
+    "beside": outcome(lambda: (top / "beside/file").read_text()),
+    "shadow": outcome(lambda: Path("/etc/shadow").read_text()),
+    "change shadow": outcome(lambda: os.open("/etc/shadow", os.O_WRONLY)),
+    "new in the root": outcome(lambda: Path("/new").write_text("x")),
+    "other processes": outcome(lambda: os.listdir("/proc/1")),
+    "own descriptors": outcome(lambda: os.listdir("/proc/self/fd")),
+    "device": outcome(lambda: Path("/dev/null").write_text("x")),
+}
+"""
+MAY = {"read": "ok", "list": "ok", "write": "ok", "rename": "ok", "own descriptors": "ok", "device": "ok"}
