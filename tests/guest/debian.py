@@ -68,8 +68,9 @@ class Apt:
             self._options.append("-oAPT::Sandbox::User=root")  # the cache need not be readable for _apt
         if suite or of_sources:
             codename, mirror = Apt()._mirror()
-            line = f"{'deb-src' if of_sources else 'deb'} [signed-by={KEYRING}] {mirror} {suite or codename} main"
-            (state / "sources.list").write_text(f"{line}\n")
+            kind = "deb-src" if of_sources else "deb"
+            line = f"{kind} [signed-by={KEYRING}] {mirror} {suite or codename} main\n"
+            (state / "sources.list").write_text(line)
             self._options += [
                 f"-oDir::Etc::sourcelist={state}/sources.list",
                 "-oDir::Etc::sourceparts=/dev/null",
@@ -147,7 +148,19 @@ def python_root() -> Path:
 
 
 #: a compiler and what configure scripts and makefiles call, and two that load file systems
-TOOLS = ["bash", "binutils", "bzip2", "coreutils", "cpp", "dash", "diffutils", "findutils", "fio", "gawk", "gcc"]
+TOOLS = [
+    "bash",
+    "binutils",
+    "bzip2",
+    "coreutils",
+    "cpp",
+    "dash",
+    "diffutils",
+    "findutils",
+    "fio",
+    "gawk",
+    "gcc",
+]
 TOOLS += ["grep", "gzip", "libc6-dev", "make", "patch", "sed", "stress-ng", "tar", "xz-utils"]
 #: what maintainer scripts would have made
 LINKS = {"usr/bin/awk": "gawk", "usr/bin/cc": "gcc"}

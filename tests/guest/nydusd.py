@@ -33,22 +33,23 @@ class ApiConnection(http.client.HTTPConnection):
 
 
 class Nydusd(Backend):
-    """The daemon; in its with block it is RUNNING. Its sockets and its log are in `work`.
+    """The daemon; in its with block it is RUNNING. Its log is in `work`, and so are its sockets by default.
 
-    `shared` and `readable` are what its sandbox leaves it beside Kata's own directories: for a guest to change,
-    and to read. `options` go behind those that Kata gives, `prefix` before the command.
+    `shared` and `readable` are what its sandbox leaves it beside Kata's own directories: for a guest to
+    change, and to read. `options` go behind those that Kata gives, `prefix` before the command.
     """
 
     def __init__(
         self,
         work: Path,
         *,
+        sockets: Path | None = None,
         shared: Sequence[Path] = (),
         readable: Sequence[Path] = (),
         options: Sequence[str] = (),
         prefix: Sequence[str] = (),
     ) -> None:
-        sock, self.api = work / "vhost-fs.sock", work / "nydusd-api.sock"
+        sock, self.api = ((sockets or work) / name for name in ("vhost-fs.sock", "nydusd-api.sock"))
         command: list[str | Path] = [*prefix, sys.executable, "-m", "vhostfs.nydusd", "virtiofs"]
         command += ["--log-level", "info", "--apisock", self.api, "--sock", sock, *options]
         for option, paths in (("--sandbox-writable", shared), ("--sandbox-readable", readable)):

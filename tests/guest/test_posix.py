@@ -18,8 +18,8 @@ from tests.posix.suite import Answer
 KNOWN = {
     r"fallocate\.shift\..*": "the driver refuses COLLAPSE and INSERT before there is a request",
     r"chown\.setid(\.user)?\.\d+(\.root)?\.none|chown\.times": (
-        "chown(-1, -1) changes nothing, so that the driver sends nothing: with HANDLE_KILLPRIV_V2 the set-user-id "
-        "bit is the device's to clear, when it is asked to"
+        "chown(-1, -1) changes nothing, so that the driver sends nothing: with HANDLE_KILLPRIV_V2 the "
+        "set-user-id bit is the device's to clear, when it is asked to"
     ),
     r"create\.in-removed": (
         "a removed directory that is only somebody's working directory: held by its file handle, not by a "
@@ -27,11 +27,12 @@ KNOWN = {
     ),
     r"hole\.seek\.folder": "the driver does not ask a device about holes in a directory",
     r"perm\.xattr\.trusted\.(owner|group|supp|other)|xattr\.user": (
-        "the driver does not hide names of trusted attributes from users, as local file systems do; their values it does"
+        "the driver does not hide names of trusted attributes from users, as local file systems do; "
+        "their values it does"
     ),
     r"setid\.(write|truncate|ftruncate|fallocate)\.0[26]767\.user": (
-        "a set-group-id bit without the group's right to execute stays: whether the writer is in the group is not "
-        "in the request"
+        "a set-group-id bit without the group's right to execute stays: whether the writer is in the group "
+        "is not in the request"
     ),
 }
 
@@ -55,7 +56,9 @@ def test_all_cases(
     guest = Guest(kernel=Kernel.of(release))
     files = {"/bin/posix": program}
     result = run_on_share(guest, folder, "posix $SHARE", tmp_path, files=files, timeout_s=240)
-    found = suite.differences(on_the_host, suite.parse(result.check().stdout.decode(errors="surrogateescape")))
+    found = suite.differences(
+        on_the_host, suite.parse(result.check().stdout.decode(errors="surrogateescape"))
+    )
     assert len(on_the_host) > suite.CASES
     assert [found[name] for name in found if not is_known(name, KNOWN)] == []
     assert [pattern for pattern in KNOWN if not any(is_known(name, [pattern]) for name in found)] == []
