@@ -26,6 +26,12 @@ def multi_queue_guest() -> Guest:
 
 
 @pytest.fixture(scope="session")
+def large_guest() -> Guest:
+    """A guest that a compiler fits into."""
+    return Guest(kernel=Kernel.of("trixie"), memory_mib=1024)
+
+
+@pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | Path]:
     """Our own programs for the guest: guest path to the compiled file."""
     folder = tmp_path_factory.mktemp("programs")
@@ -37,3 +43,9 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | Path
 def python_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """An image of a Debian root file system with Python in it, the demo's: some 5,000 entries."""
     return Image(debian.python_root(), tmp_path_factory.mktemp("python-image"))
+
+
+@pytest.fixture(scope="session")
+def tools_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """An image of a Debian root file system with a compiler, fio and stress-ng in it."""
+    return Image(debian.tools_root(), tmp_path_factory.mktemp("tools-image"))
