@@ -132,7 +132,8 @@ static int64_t call_fs(struct fuse_server *server, struct fuse_request *request)
         result = -EINVAL; /* where nothing can be changed, that is the answer to any arguments */
     else
         result = handler(server, request);
-    fuse_count(fs, request, result);
+    if (request->context->in_use == fs) /* pseudo directories let go of themselves to describe a mount */
+        fuse_count(fs, request, result);
     fuse_leave(request->context);
     return result;
 }
