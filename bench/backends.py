@@ -1,7 +1,8 @@
 """The back-ends that are measured, each started on a socket of its own and ended.
 
-Processes are those of tests/guest/backend.py. The C virtiofsd of Debian's qemu-system-common serves one
-front-end and ends with it, so it is started for each measurement; vhostfs serves one after the other.
+Processes are those of tests/guest. The C virtiofsd of Debian's qemu-system-common and the one in Rust of a
+later release, unpacked beside, serve one front-end and end with it, so they are started for each measurement;
+vhostfs serves one after the other.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from bench.place import BenchError
+from tests.guest import debian
 from tests.guest.backend import Backend, Image
+from tests.guest.nydusd import Nydusd
 
 VIRTIOFSD = Path("/usr/lib/qemu/virtiofsd")
 
@@ -70,6 +74,39 @@ def virtiofsd(share: Path, work: Path, *, prefix: Sequence[str] = ()) -> Daemon:
     socket.unlink(missing_ok=True)
     command = [*prefix, str(VIRTIOFSD), f"--socket-path={socket}", "-o", f"source={share},cache=auto"]
     return Daemon(command, socket, work / "virtiofsd.log")
+
+
+class RustVirtiofsd(Backend):
+    """It takes a front-end that hangs up for an error."""
+
+    good_ends = frozenset({0, 1})
+
+
+def rust_virtiofsd(share: Path, work: Path, *, prefix: Sequence[str] = ()) -> Backend:
+    """The virtiofsd in Rust with its defaults (one worker thread) on a directory."""
+    tree = debian.rust_virtiofsd()
+    libraries = tree / "usr/lib/x86_64-linux-gnu"
+    socket = work / "rust-virtiofsd.sock"
+    socket.unlink(missing_ok=True)
+    command: list[str | Path] = [*prefix, libraries / "ld-linux-x86-64.so.2", "--library-path", libraries]
+    command += [tree / "usr/libexec/virtiofsd", f"--socket-path={socket}", f"--shared-dir={share}"]
+    return RustVirtiofsd(command, socket, work / "rust-virtiofsd.log")
+
+
+@contextmanager
+def nydusd(
+    work: Path, shares: Mapping[str, Path], images: Mapping[str, Image], *, prefix: Sequence[str] = ()
+) -> Iterator[Nydusd]:
+    """`vhostfs-nydusd` with directories and images by where they are mounted. Their caches are in `work`."""
+    readable = [path for image in images.values() for path in (image.bootstrap, image.blob_dir)]
+    cache = work / "cache-nydusd"
+    cache.mkdir(exist_ok=True)
+    with Nydusd(work, shared=[*shares.values(), cache], readable=readable, prefix=prefix) as daemon:
+        for mountpoint, share in shares.items():
+            daemon.share(mountpoint, share)
+        for mountpoint, image in images.items():
+            daemon.mount(mountpoint, image, cache)
+        yield daemon
 
 
 def on_cpu(*cpus: int) -> list[str]:

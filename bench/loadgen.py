@@ -84,10 +84,16 @@ def run(socket: Path, *options: str | Path, prefix: Sequence[str] = (), timeout_
 
 
 def parse_result(line: str) -> tuple[Result, Load | None]:
-    """A line about a workload, and what ran beside it."""
+    """A line about a workload, and the first of what ran beside it."""
+    result, beside = parse_results(line)
+    return result, beside[0] if beside else None
+
+
+def parse_results(line: str) -> tuple[Result, list[Load]]:
+    """A line about a workload, and all that ran beside it."""
     values = json.loads(line)
-    background = values.pop("background", None)
-    return Result.parse(values), Load.parse(background) if background else None
+    beside = values.pop("backgrounds", [])
+    return Result.parse(values), [Load.parse(one) for one in beside]
 
 
 def measure(socket: Path, *options: str | Path, prefix: Sequence[str] = ()) -> list[Result]:

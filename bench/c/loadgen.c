@@ -23,8 +23,8 @@ struct job {
 
 struct options {
     const char *socket, *file, *directory, *root;
-    struct job jobs[MAX_JOBS], background;
-    unsigned job_count, queues, num, timeout_s;
+    struct job jobs[MAX_JOBS], backgrounds[MAX_LOADS - 1];
+    unsigned job_count, background_count, queues, num, timeout_s;
     double seconds;
     int backend_pid;
     bool warm, signal_backend, once, wait_for_socket;
@@ -32,10 +32,10 @@ struct options {
 
 static void usage(void)
 {
-    fputs("usage: loadgen SOCKET -f FILE -d DIR -w PATTERN:DEPTH[,PATTERN:DEPTH...] [options]\n"
+    fputs("usage: loadgen SOCKET -f FILE -d DIR -w PATTERN:DEPTH[:FILE][,PATTERN:DEPTH...] [options]\n"
           "  -f FILE   of the share, to read and look up      -d DIR   of the share, to list and look up in\n"
           "  -w ...    workloads, in flight on each queue     -s SECS  length of each (2)\n"
-          "  -b PATTERN:DEPTH:FILE   runs beside each workload, on the same queues\n"
+          "  -b PATTERN:DEPTH:FILE   runs beside each workload, on the same queues; up to three\n"
           "  -q N      request queues (1)                     -z N     size of a queue (1024)\n"
           "  -p PID    of the back-end, for its CPU time      -W       read FILE once before\n"
           "  -v ROOT   compare all data and metadata with the local copy of the share at ROOT (not for timings)\n"
@@ -82,7 +82,11 @@ static struct options parse_options(int argc, char **argv)
         case 'd': options.directory = optarg; break;
         case 'w': parse_jobs(&options, optarg); break;
         case 's': options.seconds = atof(optarg); break;
-        case 'b': options.background = parse_job(optarg); break;
+        case 'b':
+            if (options.background_count == MAX_LOADS - 1)
+                usage();
+            options.backgrounds[options.background_count++] = parse_job(optarg);
+            break;
         case 'q': options.queues = (unsigned)atoi(optarg); break;
         case 'z': options.num = (unsigned)atoi(optarg); break;
         case 'p': options.backend_pid = atoi(optarg); break;
@@ -116,7 +120,7 @@ static void read_whole(struct session *session, const struct target *file)
 
 static void check_fits(const struct pattern *pattern, const struct share *share, const struct target *file, bool once)
 {
-    if (pattern->opcode == FUSE_READ && file->attr.size < pattern->io_size)
+    if (pattern->io_size && pattern->opcode != FUSE_READDIRPLUS && file->attr.size < 2ull * pattern->io_size)
         die("%s: %s has only %llu bytes", pattern->name, file->path, (unsigned long long)file->attr.size);
     if (once && (pattern->opcode != FUSE_READ || pattern->is_random))
         die("%s: only a sequential read can be done once", pattern->name);
@@ -126,17 +130,27 @@ static void check_fits(const struct pattern *pattern, const struct share *share,
 
 static uint64_t run_jobs(struct bench *bench, const struct options *options, const struct share *share, const struct target *file, const uint8_t *local)
 {
-    static struct load loads[2];
-    struct target background_file;
-    unsigned count = options->background.pattern ? 2 : 1;
+    static struct load loads[MAX_LOADS];
+    static struct target files[MAX_LOADS];
+    unsigned count = 1 + options->background_count;
     uint64_t bad = 0;
 
-    if (count == 2)
-        session_open(share->session, options->background.file ? options->background.file : options->file, false, &background_file);
     for (unsigned i = 0; i < options->job_count; i++) {
-        const struct job *job = &options->jobs[i];
-        loads[0] = (struct load){ .pattern = job->pattern, .depth = job->depth, .share = share, .file = file, .local = local, .once = options->once };
-        loads[1] = (struct load){ .pattern = options->background.pattern, .depth = options->background.depth, .share = share, .file = &background_file };
+        for (unsigned k = 0; k < count; k++) {
+            const struct job *job = k ? &options->backgrounds[k - 1] : &options->jobs[i];
+            loads[k] = (struct load){ .pattern = job->pattern, .depth = job->depth, .share = share, .file = file };
+            if (job->file && job->pattern->writes)
+                session_open_to_write(share->session, job->file, &files[k]);
+            else if (job->file)
+                session_open(share->session, job->file, false, &files[k]);
+            else if (job->pattern->writes)
+                die("%s: name the file to write behind the depth", job->pattern->name);
+            if (job->file)
+                loads[k].file = &files[k];
+            else if (!k)
+                loads[k].local = local;
+        }
+        loads[0].once = options->once;
         for (unsigned k = 0; k < count; k++)
             check_fits(loads[k].pattern, share, loads[k].file, loads[k].once);
         bad += bench_run(bench, loads, count, options->seconds);
@@ -163,12 +177,15 @@ int main(int argc, char **argv)
     struct share share = { .session = &session };
     struct target file;
     const uint8_t *local = NULL;
-    unsigned depth = 1 + options.background.depth;
+    unsigned depth = 1, beside = 0;
     uint64_t bad = 0;
 
+    for (unsigned i = 0; i < options.background_count; i++)
+        beside += options.backgrounds[i].depth;
     for (unsigned i = 0; i < options.job_count; i++)
-        if (options.jobs[i].depth + options.background.depth > depth)
-            depth = options.jobs[i].depth + options.background.depth;
+        if (options.jobs[i].depth > depth)
+            depth = options.jobs[i].depth;
+    depth += beside;
     if (depth < 32)
         depth = 32; /* so that data rotates through 32 MiB of guest memory at every depth */
     size_t memory_size = ((size_t)options.queues * depth + 16) * (RING_MAX_DATA + (64 << 10));

@@ -94,21 +94,27 @@ static void describe(struct ring *ring, struct slot *slot, unsigned *count, cons
     ++*count;
 }
 
+static void describe_pages(struct ring *ring, struct slot *slot, unsigned *count, uint32_t size, bool is_writable)
+{
+    for (uint32_t at = 0; at < size; at += RING_PAGE)
+        describe(ring, slot, count, slot_page(slot, at / RING_PAGE), size - at < RING_PAGE ? size - at : RING_PAGE, is_writable);
+}
+
 void ring_add(struct ring *ring, struct slot *slot, uint32_t out_args_size, uint32_t data_size)
 {
-    uint32_t args_size = slot->in->len - (uint32_t)sizeof(*slot->in);
     uint16_t head = (uint16_t)(slot - ring->slots);
     unsigned count = 0;
 
-    slot->data_size = data_size;
+    slot->data_size = slot->sent_size ? slot->sent_size : data_size;
     describe(ring, slot, &count, slot->in, sizeof(*slot->in), false);
-    if (args_size)
-        describe(ring, slot, &count, slot->args, args_size, false);
-    describe(ring, slot, &count, slot->out, sizeof(*slot->out), true);
+    if (slot->args_size)
+        describe(ring, slot, &count, slot->args, slot->args_size, false);
+    describe_pages(ring, slot, &count, slot->sent_size, false);
+    if (!slot->is_one_way)
+        describe(ring, slot, &count, slot->out, sizeof(*slot->out), true);
     if (out_args_size)
         describe(ring, slot, &count, slot->out_args, out_args_size, true);
-    for (uint32_t at = 0; at < data_size; at += RING_PAGE)
-        describe(ring, slot, &count, slot_page(slot, at / RING_PAGE), data_size - at < RING_PAGE ? data_size - at : RING_PAGE, true);
+    describe_pages(ring, slot, &count, data_size, true);
     slot->table[count - 1].flags &= (uint16_t)~VRING_DESC_F_NEXT;
     ring->desc[head] = (struct vring_desc){
         .addr = front_end_gpa(ring->front_end, slot->table),

@@ -2,8 +2,8 @@
  * The driver's half of a split virtqueue, with indirect descriptors and EVENT_IDX.
  *
  * A ring has `depth` slots; a slot is the guest memory of one request and the chain that leads to
- * it: header, arguments, reply header, reply arguments, then one descriptor a page of data, as the
- * Linux virtio-fs driver lays them out. Slots are used in turn, so that data goes to other memory
+ * it: header, arguments, pages of data that are sent; reply header, reply arguments, pages for data
+ * that comes back: one descriptor a page, as the Linux virtio-fs driver lays them out. Slots are used in turn, so that data goes to other memory
  * each time, as it does with a guest's page cache.
  */
 #ifndef BENCH_RING_H
@@ -26,12 +26,16 @@ struct slot {
     uint8_t *out_args;
     uint8_t *data; /* RING_MAX_DATA bytes */
     struct vring_desc *table;
-    uint32_t data_size;
+    uint32_t args_size;
+    uint32_t sent_size;   /* of data that goes to the device */
+    uint32_t data_size;   /* of data that is sent or comes back */
+    bool is_one_way;      /* there is no reply: FORGET */
     bool is_scattered; /* pages of data in an order without neighbours */
     /* the caller's own */
     void *owner;
     uint64_t started_ns, tag;
     uint32_t expected_len;
+    void *stream; /* of the load, if it has some */
 };
 
 struct ring {
@@ -53,7 +57,7 @@ void ring_start(struct ring *ring, struct front_end *front_end, uint32_t index, 
 /* NULL: all are in flight. */
 struct slot *ring_take(struct ring *ring);
 void ring_give_back(struct ring *ring, struct slot *slot);
-/* Adds a request; the device sees it with the next ring_publish. Lengths: readable part is in->len. */
+/* Adds a request; the device sees it with the next ring_publish. `data_size` is of what comes back. */
 void ring_add(struct ring *ring, struct slot *slot, uint32_t out_args_size, uint32_t data_size);
 /* Publishes what was added and kicks if the device asked for that. */
 void ring_publish(struct ring *ring);

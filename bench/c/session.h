@@ -37,6 +37,8 @@ struct listing {
 
 /* Fills in the header and copies the arguments into the slot. */
 void request_fill(struct slot *slot, uint32_t opcode, uint64_t nodeid, const void *args, size_t args_size);
+/* Sends the first `size` bytes of the slot's data behind them. */
+void request_send(struct slot *slot, uint32_t size);
 /* Whether the reply to `slot` is one: unique, length in header and used ring, error. */
 bool reply_is_sound(const struct slot *slot, uint32_t used_len);
 
@@ -45,6 +47,8 @@ void session_end(struct session *session); /* DESTROY */
 /* One request; returns the error (0 or negative errno). `slot` is the caller's until it gives it back. */
 int session_call(struct session *session, struct slot *slot, uint32_t out_args_size, uint32_t data_size, uint32_t *got);
 void session_open(struct session *session, const char *path, bool is_directory, struct target *target);
+/* The same for a file to write: it is open for reading and writing. */
+void session_open_to_write(struct session *session, const char *path, struct target *target);
 /* A handle of a directory; 0 where the back-end needs none. */
 uint64_t session_opendir(struct session *session, uint64_t nodeid);
 void session_list(struct session *session, const struct target *directory, struct listing *listing);

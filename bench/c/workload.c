@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "change.h"
 #include "check.h"
 
 static const struct pattern patterns[] = {
@@ -17,16 +18,16 @@ static const struct pattern patterns[] = {
     { .name = "seqread1m", .opcode = FUSE_READ, .io_size = 1 << 20 },
     { .name = "scatread128k", .opcode = FUSE_READ, .io_size = 128 << 10, .is_scattered = true },
     { .name = "scatread1m", .opcode = FUSE_READ, .io_size = 1 << 20, .is_scattered = true },
-    { .name = "readdirplus", .opcode = FUSE_READDIRPLUS, .io_size = 128 << 10 },
-    { .name = "readdirplus4k", .opcode = FUSE_READDIRPLUS, .io_size = 4 << 10 }, /* what Linux 6.1 asks for */
+    { .name = "readdirplus", .opcode = FUSE_READDIRPLUS, .io_size = 128 << 10, .streams = 1 },
+    { .name = "readdirplus4k", .opcode = FUSE_READDIRPLUS, .io_size = 4 << 10, .streams = 1 }, /* what Linux 6.1 asks for */
+    { .name = "write4k", .opcode = FUSE_WRITE, .io_size = 4 << 10, .is_random = true, .writes = true },
+    { .name = "write128k", .opcode = FUSE_WRITE, .io_size = 128 << 10, .writes = true },
+    { .name = "write1m", .opcode = FUSE_WRITE, .io_size = 1 << 20, .writes = true },
+    { .name = "createunlink", .opcode = FUSE_CREATE, .streams = CREATE_UNLINK_STEPS },
+    { .name = "writefsync", .opcode = FUSE_FSYNC, .io_size = 4 << 10, .writes = true, .streams = WRITE_FSYNC_STEPS },
+    { .name = "copy1m", .opcode = FUSE_COPY_FILE_RANGE, .io_size = 1 << 20, .writes = true },
 };
 #define PATTERNS (sizeof(patterns) / sizeof(*patterns))
-
-/* A reader of the directory: it goes through it in order, over and over. */
-struct stream {
-    struct stream *next;
-    uint64_t fh, offset;
-};
 
 const struct pattern *pattern_find(const char *name)
 {
@@ -42,7 +43,7 @@ void pattern_print_names(void)
         fprintf(stderr, " %s", patterns[i].name);
 }
 
-static uint64_t next_random(struct load *load)
+uint64_t load_next_random(struct load *load)
 {
     uint64_t x = load->random_state;
 
@@ -60,7 +61,7 @@ static void add_lookup(struct load *load, struct ring *ring, struct slot *slot)
 
     slot->tag = load->file->nodeid;
     if (load->pattern->is_random) {
-        const struct entry *entry = &share->listing.entries[next_random(load) % share->listing.count];
+        const struct entry *entry = &share->listing.entries[load_next_random(load) % share->listing.count];
         parent = share->directory.nodeid;
         name = entry->name;
         slot->tag = entry->nodeid;
@@ -85,7 +86,7 @@ static void add_read(struct load *load, struct ring *ring, struct slot *slot)
     uint64_t pieces = load->file->attr.size / size;
     struct fuse_read_in in = { .fh = load->file->fh, .size = size };
 
-    slot->tag = in.offset = (load->pattern->is_random ? next_random(load) : load->position++) % pieces * size;
+    slot->tag = in.offset = (load->pattern->is_random ? load_next_random(load) : load->position++) % pieces * size;
     if (load->local)
         memset(slot->data, 0xA5, size);
     request_fill(slot, FUSE_READ, load->file->nodeid, &in, sizeof(in));
@@ -95,11 +96,9 @@ static void add_read(struct load *load, struct ring *ring, struct slot *slot)
 
 static void add_readdirplus(struct load *load, struct ring *ring, struct slot *slot)
 {
-    struct stream *stream = load->free_streams;
+    const struct stream *stream = slot->stream;
     struct fuse_read_in in = { .fh = stream->fh, .offset = stream->offset, .size = load->pattern->io_size };
 
-    load->free_streams = stream->next;
-    slot->tag = (uint64_t)(stream - load->streams);
     request_fill(slot, FUSE_READDIRPLUS, load->share->directory.nodeid, &in, sizeof(in));
     slot->expected_len = 0; /* any */
     ring_add(ring, slot, 0, in.size);
@@ -110,6 +109,11 @@ static void add_request(struct load *load, struct ring *ring, struct slot *slot,
     slot->owner = load;
     slot->started_ns = now;
     slot->is_scattered = load->pattern->is_scattered;
+    if (load->pattern->streams) {
+        struct stream *stream = load->free_streams;
+        load->free_streams = stream->next;
+        slot->stream = stream;
+    }
     switch (load->pattern->opcode) {
     case FUSE_LOOKUP:
         add_lookup(load, ring, slot);
@@ -120,8 +124,11 @@ static void add_request(struct load *load, struct ring *ring, struct slot *slot,
     case FUSE_READ:
         add_read(load, ring, slot);
         break;
-    default:
+    case FUSE_READDIRPLUS:
         add_readdirplus(load, ring, slot);
+        break;
+    default:
+        change_add(load, ring, slot);
     }
 }
 
@@ -139,7 +146,7 @@ static bool data_is_right(const struct load *load, const struct slot *slot)
 
 static void end_readdirplus(struct load *load, const struct slot *slot, uint32_t size)
 {
-    struct stream *stream = &load->streams[slot->tag];
+    struct stream *stream = slot->stream;
     const struct fuse_direntplus *entry;
     uint64_t before = load->entries;
     uint32_t next;
@@ -150,8 +157,6 @@ static void end_readdirplus(struct load *load, const struct slot *slot, uint32_t
     }
     if (load->entries == before)
         stream->offset = 0; /* the end: start over */
-    stream->next = load->free_streams;
-    load->free_streams = stream;
 }
 
 static void end_request(struct slot *slot, uint32_t used_len, uint64_t now)
@@ -169,6 +174,13 @@ static void end_request(struct slot *slot, uint32_t used_len, uint64_t now)
         is_good = data_is_right(load, slot);
     if (opcode == FUSE_READDIRPLUS)
         end_readdirplus(load, slot, is_good ? used_len - (uint32_t)sizeof(*slot->out) : 0);
+    else if (opcode != FUSE_LOOKUP && opcode != FUSE_GETATTR && opcode != FUSE_READ)
+        is_good = change_end(load, slot, is_good) && is_good;
+    if (load->pattern->streams) {
+        struct stream *stream = slot->stream;
+        stream->next = load->free_streams;
+        load->free_streams = stream;
+    }
     if (opcode == FUSE_READ && is_good)
         load->bytes += load->pattern->io_size;
     if (!is_good) {
@@ -231,17 +243,19 @@ static unsigned in_flight(const struct bench *bench, const struct load *loads, u
 static void prepare(struct bench *bench, struct load *load, uint64_t seed)
 {
     unsigned streams = load->depth * bench->ring_count;
+    static unsigned numbers;
 
     load->in_flight = calloc(bench->ring_count, sizeof(*load->in_flight));
     load->random_state = 0x9E3779B97F4A7C15u * (seed + 1);
     load->position = 0;
-    if (load->pattern->opcode != FUSE_READDIRPLUS)
+    if (!load->pattern->streams)
         return;
     load->streams = calloc(streams, sizeof(*load->streams));
-    for (unsigned i = 0; i < streams; i++)
-        load->streams[i] = (struct stream){
-            i + 1 < streams ? &load->streams[i + 1] : NULL, session_opendir(load->share->session, load->share->directory.nodeid), 0,
-        };
+    for (unsigned i = 0; i < streams; i++) {
+        load->streams[i] = (struct stream){ .next = i + 1 < streams ? &load->streams[i + 1] : NULL, .number = numbers++ };
+        if (load->pattern->opcode == FUSE_READDIRPLUS)
+            load->streams[i].fh = session_opendir(load->share->session, load->share->directory.nodeid);
+    }
     load->free_streams = load->streams;
 }
 
@@ -282,6 +296,24 @@ static uint64_t kicks_of(const struct bench *bench)
     return kicks;
 }
 
+/* What a stream has begun it ends: nothing that it made stays in the share. */
+static void finish_streams(struct bench *bench, struct load *loads, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct stream *stream = loads[i].pattern->streams > 1 ? loads[i].streams : NULL;
+        for (unsigned left = stream ? loads[i].depth * bench->ring_count : 0; left--; stream++) {
+            while (stream->step) {
+                stream->next = NULL;
+                loads[i].free_streams = stream;
+                add_request(&loads[i], &bench->rings[0], ring_take(&bench->rings[0]), now_ns());
+                loads[i].in_flight[0]++;
+                ring_publish(&bench->rings[0]);
+                complete_all(bench, &loads[i], 1);
+            }
+        }
+    }
+}
+
 uint64_t bench_run(struct bench *bench, struct load *loads, unsigned count, double seconds)
 {
     uint64_t cpu_ns, start, kicks = kicks_of(bench), operations = 0, bad = 0;
@@ -302,6 +334,7 @@ uint64_t bench_run(struct bench *bench, struct load *loads, unsigned count, doub
     double took = (double)(now_ns() - start) / 1e9;
     end_of_time(loads, count);
     complete_all(bench, loads, count);
+    finish_streams(bench, loads, count);
     cpu_ns = bench->backend_pid ? cpu_time_ns(bench->backend_pid) - cpu_ns : 0;
 
     for (unsigned i = 0; i < count; i++) {
@@ -316,7 +349,13 @@ uint64_t bench_run(struct bench *bench, struct load *loads, unsigned count, doub
     if (count > 1) {
         printf(", \"background\": {");
         print_load(&loads[1], took);
-        printf("}");
+        printf("}, \"backgrounds\": [");
+        for (unsigned i = 1; i < count; i++) {
+            printf("%s{", i > 1 ? ", " : "");
+            print_load(&loads[i], took);
+            printf("}");
+        }
+        printf("]");
     }
     printf("}\n");
     fflush(stdout);

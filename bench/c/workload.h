@@ -14,12 +14,21 @@
 #include "report.h"
 #include "session.h"
 
+/* How far a stream of a pattern of several requests is: see change.c. */
+struct stream {
+    struct stream *next;
+    uint64_t fh, offset, nodeid;
+    unsigned number, step;
+};
+
 struct pattern {
     const char *name;
-    uint32_t opcode;
+    uint32_t opcode; /* its first request */
     uint32_t io_size;
     bool is_random;    /* offset, or name in the directory */
     bool is_scattered; /* no two pages of the buffer are neighbours */
+    bool writes;       /* its file is opened to be written */
+    uint8_t streams;   /* every request is the next of a stream; it is over after so many steps */
 };
 /* NULL: no such pattern. */
 const struct pattern *pattern_find(const char *name);
@@ -31,6 +40,8 @@ struct share {
     struct target directory;
     struct listing listing; /* of it */
 };
+
+#define MAX_LOADS 4
 
 /* One pattern at one depth on one file, and what came of it. */
 struct load {
@@ -59,7 +70,8 @@ struct bench {
     bool signal_backend; /* SIGUSR1 when a workload starts */
 };
 
-/* Runs up to two loads side by side for `seconds`, or for as long as the first is `once`; prints a JSON line about the first, with the second
- * as its "background". Returns the number of bad replies. */
+/* Runs up to MAX_LOADS side by side for `seconds`, or for as long as the first is `once`; prints a JSON line about the first, with the second
+ * as its "background" and all others than the first as its "backgrounds". Returns the number of bad replies. */
+uint64_t load_next_random(struct load *load);
 uint64_t bench_run(struct bench *bench, struct load *loads, unsigned count, double seconds);
 #endif

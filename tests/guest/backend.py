@@ -30,6 +30,9 @@ class Backend:
     `command` is complete (it names the socket). The daemon's output goes to `log`.
     """
 
+    #: statuses that it may end with
+    good_ends = frozenset({0})
+
     def __init__(self, command: Sequence[str | Path], socket: Path, log: Path) -> None:
         self.command = [str(part) for part in command]
         self.socket = socket
@@ -62,7 +65,7 @@ class Backend:
             self.process.kill()
             self.process.wait()
             raise BackendError(f"{self._name} did not end within {STOP_S:.0f} s of SIGTERM:\n{self.said()}")
-        if self.process.returncode and kind is None:
+        if self.process.returncode not in self.good_ends and kind is None:
             raise BackendError(f"{self._name} ended with status {self.process.returncode}:\n{self.said()}")
 
     @property

@@ -182,6 +182,17 @@ def tools_root() -> Path:
     return target
 
 
+def rust_virtiofsd() -> Path:
+    """A folder with Debian 13's virtiofsd, which is written in Rust, and the libraries that it needs."""
+    target = cache_dir() / "virtiofsd-rust"
+    with _locked(target.parent):
+        if not target.is_dir():
+            apt = Apt("trixie")
+            with _whole_or_nothing(target) as part:
+                apt.unpack(["virtiofsd", "libc6", "libcap-ng0", "libseccomp2", "libgcc-s1"], part)
+    return target
+
+
 def source_package(name: str) -> Path:
     """A folder with the files of a Debian source package."""
     target = cache_dir() / f"source-{name}"
