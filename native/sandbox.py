@@ -43,6 +43,11 @@ def bind(source: Path, target: Path, flags: MountFlag, *, recursive: bool) -> No
     check(result, f"cannot bind {source}")
 
 
+def umount(target: Path) -> None:
+    """Detach a mount and what is mounted below it."""
+    check(lib.vfs_sandbox_umount(os.fsencode(target)), f"cannot unmount {target}")
+
+
 def set_mount_flags(target: Path, flags: MountFlag) -> None:
     """Set flags of the mount at `target`, beside those it has."""
     check(lib.vfs_sandbox_set_mount_flags(os.fsencode(target), flags), f"cannot change the mount at {target}")

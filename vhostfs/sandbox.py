@@ -173,9 +173,12 @@ def _enter_root(policy: SandboxPolicy, _: SandboxReport) -> str:
 
 
 def _is_unavailable(error: OSError, with_user: bool) -> bool:
-    """Whether the kernel lacks it (mount_setattr came with 5.12) or keeps it from users without privilege."""
-    denied = (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EINVAL, errno.EUSERS)
-    return error.errno == errno.ENOSYS or (with_user and error.errno in denied)
+    """Whether the kernel lacks it (mount_setattr came with 5.12) or will not let us have it.
+
+    A security module, or a container's own filter, may forbid it to root as well.
+    """
+    missing = (errno.ENOSYS, errno.EPERM, errno.EACCES)
+    return error.errno in missing or (with_user and error.errno in (errno.ENOSPC, errno.EINVAL, errno.EUSERS))
 
 
 def _drop_capabilities(policy: SandboxPolicy, _: SandboxReport) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from native import sandbox
@@ -88,10 +89,23 @@ def enter(places: Mapping[Path, MountFlag], mounts: MountTable, *, with_user: bo
     """Make the root of this process consist of `places` (absolute; a missing one is left out) and /proc/self.
 
     `mounts`: of the host. The working directory stays by name, empty but for places in it, so that relative
-    paths stay good. Raises OSError. One thread only.
+    paths stay good. Raises OSError; all is seen as before then. One thread only.
     """
+    here = _working_directory()
     sandbox.unshare_mounts(with_user=with_user)
     sandbox.mount_tmpfs(_BUILDING_SITE)
+    try:
+        _build(places, mounts, here, with_user)
+        sandbox.pivot(_BUILDING_SITE)
+    except OSError:
+        with suppress(OSError):
+            os.chdir(here)  # which the pivot may have left
+            sandbox.umount(_BUILDING_SITE)
+        raise
+    os.chdir(here)
+
+
+def _build(places: Mapping[Path, MountFlag], mounts: MountTable, here: Path, with_user: bool) -> None:
     steps: dict[Path, str | None] = {}
     trees: dict[Path, MountFlag] = {}
     for path, flags in places.items():
@@ -106,12 +120,9 @@ def enter(places: Mapping[Path, MountFlag], mounts: MountTable, *, with_user: bo
         _bind(real, real, trees[real], recursive=with_user or mounts.is_followed(real))
     # Our own directory of it, and no other process's: /proc/PID/root leads out.
     _bind(Path("/proc/self"), Path("/proc/self"), MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC)
-    here = _working_directory()
     for step, target in (steps | {here: None}).items():
         _make_step(_inside(step), target)
     sandbox.set_mount_flags(_BUILDING_SITE, MountFlag.RDONLY)
-    sandbox.pivot(_BUILDING_SITE)
-    os.chdir(here)
 
 
 def _covering(path: Path, trees: Iterable[Path]) -> list[Path]:

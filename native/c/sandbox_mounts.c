@@ -63,6 +63,8 @@ int vfs_sandbox_mount_tmpfs(const char *target)
     return mount("vhostfs", target, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=1m") < 0 ? -errno : 0;
 }
 
+int vfs_sandbox_umount(const char *target) { return umount2(target, UMOUNT_DETACH) < 0 ? -errno : 0; }
+
 static uint64_t attributes(unsigned flags)
 {
     return (flags & VFS_MOUNT_RDONLY ? MOUNT_ATTR_RDONLY : 0) | (flags & VFS_MOUNT_NOSUID ? MOUNT_ATTR_NOSUID : 0) |

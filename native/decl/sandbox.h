@@ -22,6 +22,7 @@ int vfs_sandbox_mount_tmpfs(const char *target);
 /* The tree at `source` (recursive: and what is mounted below it) appears at `target` too, with these
  * VFS_MOUNT_* set beside those it has. */
 int vfs_sandbox_bind(const char *source, const char *target, unsigned flags, int recursive);
+int vfs_sandbox_umount(const char *target); /* lazily, with what is mounted below */
 int vfs_sandbox_set_mount_flags(const char *target, unsigned flags);
 /* `path`, a mount, becomes the root; the old one is let go of. The working directory is / after. */
 int vfs_sandbox_pivot(const char *path);

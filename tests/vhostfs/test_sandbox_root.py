@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vhostfs.sandboxed import MAY, PATHS, only, run_sandboxed, small_policy
+from tests.vhostfs.sandboxed import MAY, PATHS, only, run_outside, run_sandboxed, small_policy
 from vhostfs.sandbox_options import PARTS
 from vhostfs.sandbox_policy import Place, SandboxPolicy, Use
 
@@ -95,6 +95,50 @@ def test_without_privilege_a_user_namespace_gives_the_root(policy: SandboxPolicy
         "new in the root": "EROFS",
         "other processes": "ENOENT",
     }
+
+
+@pytest.mark.parametrize(
+    ("call", "error"), [("move_mount", "EPERM"), ("mount_setattr", "ENOSYS"), ("pivot_root", "EACCES")]
+)
+def test_what_a_security_module_forbids_half_way_is_undone(
+    policy: SandboxPolicy, call: str, error: str
+) -> None:
+    before = f"""
+from native.sandbox import Action, SeccompFilter, set_no_new_privs
+mounted = lambda: Path("/proc/self/mountinfo").read_text().count("vhostfs")
+seen = lambda: (sorted(os.listdir("/sys")), mounted(), os.getcwd())
+outside = seen()
+set_no_new_privs()
+refusing = SeccompFilter(Action.ALLOW)
+refusing.add(Action.ERRNO, "{call}", error=errno.{error})
+refusing.load()
+"""
+    result = run_sandboxed(
+        policy._replace(off=frozenset({"landlock"})),
+        "result = [seen() == outside, report.parts]",
+        before=before,
+    )
+    is_as_before, parts = result
+    assert is_as_before
+    assert parts.pop("mounts").startswith("unavailable: cannot ")
+    assert parts == {"capabilities": "on", "no-new-privs": "on", "landlock": "off", "seccomp": "on"}
+
+
+def test_another_failure_is_an_error_that_says_how_to_go_without(policy: SandboxPolicy) -> None:
+    code = """
+from native.sandbox import Action, SeccompFilter, set_no_new_privs
+set_no_new_privs()
+refusing = SeccompFilter(Action.ALLOW)
+refusing.add(Action.ERRNO, "open_tree", error=errno.EMFILE)
+refusing.load()
+try:
+    apply_sandbox(policy)
+except Exception as error:
+    result = [type(error).__name__, str(error)]
+"""
+    name, text = run_outside(policy, code)
+    assert name == "SandboxError"
+    assert text.startswith("sandbox: cannot bind /") and text.endswith("--no-sandbox=mounts goes without it")
 
 
 def test_where_namespaces_are_refused_it_goes_on_and_says_so(policy: SandboxPolicy) -> None:
