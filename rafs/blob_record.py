@@ -100,6 +100,11 @@ class BlobRecord:
         return CI_V2_SIZE if Feature.CHUNK_INFO_V2 in self.features else CI_V1_SIZE
 
     @property
+    def has_vouched_digests(self) -> bool:
+        """The blob has a digest of each chunk, which the blob table vouches for: no chunk table is needed."""
+        return self.toc_digest is not None and Feature.INLINED_CHUNK_DIGEST in self.features
+
+    @property
     def chunk_data_end(self) -> int:
         """Upper bound of compressed offsets (1.5, "end of chunk data")."""
         if Feature.CAP_TAR_TOC not in self.features:

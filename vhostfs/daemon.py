@@ -13,6 +13,8 @@ import logging
 from contextlib import AsyncExitStack
 from functools import cache
 
+import uvloop
+
 from native import dataplane
 from rafs.backend import BlobBackend, LocalBackend
 from rafs.blob_store import BlobStore
@@ -124,7 +126,7 @@ class Daemon:
 
 def serve(options: ServeOptions) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError."""
-    serve_until_signal(lambda: Daemon(options))
+    serve_until_signal(lambda: Daemon(options), loop_factory=uvloop.new_event_loop)
 
 
 def _listen(options: ServeOptions) -> Listener:

@@ -17,6 +17,7 @@ import msgspec
 
 from native.dataplane import Blob, ChunkStore, MountCounters
 from rafs.backend import BlobBackend, LocalBackend
+from rafs.blob_record import BlobRecord
 from rafs.blob_store import BlobStore
 from rafs.errors import RafsError
 from rafs.fetch import FetchResources, OpenBlob
@@ -84,9 +85,11 @@ class RafsInstance:
             self.blobs = [task.result() for task in tasks if not task.cancelled() and not task.exception()]
 
     async def _open_blob(self, index: int) -> OpenBlob:
-        # To the end: the image must not be closed under the thread.
-        digests = await run_to_end(None, lambda: self.image.chunk_digests(index))
-        return await self.store.open_blob(self.image.blob_record(index), digests=digests)
+        record, digests = BlobRecord.parse(self.image.blob_record(index)), None
+        if not record.has_vouched_digests:
+            # Now: the blob may outlive this mount. To the end: the image must not be closed meanwhile.
+            digests = await run_to_end(None, lambda: self.image.chunk_digests(index))
+        return await self.store.open_blob(record, digests=digests)
 
     async def close(self) -> None:
         """Let go of image, blobs and store."""

@@ -12,8 +12,6 @@ from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
-import uvloop
-
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -34,13 +32,17 @@ class Stoppable(Protocol):
 
 
 def serve_until_signal(
-    make: Callable[[], AbstractAsyncContextManager[Stoppable]], *, late_status: int = 1
+    make: Callable[[], AbstractAsyncContextManager[Stoppable]],
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    late_status: int = 1,
 ) -> None:
     """Run a daemon until it ends, or SIGTERM or SIGINT ends it. Raises what making it raises (StartError).
 
+    `loop_factory`: asyncio's own when it is None.
     What does not stop in STOP_DEADLINE_S is left behind: the process then ends with `late_status`.
     """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(_serve(make, late_status))
 
 

@@ -3,84 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from native.dataplane import ChunkStore, Device
 from rafs.backend import LocalBackend
 from tests.vhostfs.conftest import BuiltImage, GatedBackend
-from tests.vhostfs.nydusd.daemon_process import snapshotter_config
+from tests.vhostfs.session import resources, session
 from tests.vhostfs.test_daemon import Guest, until
 from vhostfs import rafs_instance
-from vhostfs.front_ends import serve_front_ends
-from vhostfs.mounts import AlreadyMounted, MountError, MountRequest, Mounts, NotMounted, normalize
+from vhostfs.mounts import AlreadyMounted, MountError, MountRequest, NotMounted, normalize
 from vhostfs.nydusd.errors import ConfigError
-from vhostfs.runtime import background
-from virtqueue.fuse_abi import OPEN_IN, OPEN_OUT, Opcode
-from virtqueue.listener import Listener
-
-
-class Session:
-    """A device with mounts, and a guest that looks at them."""
-
-    def __init__(self, mounts: Mounts, guest: Guest, where: Path, image: BuiltImage) -> None:
-        self.mounts = mounts
-        self.guest = guest
-        self._where = where
-        self._image = image
-
-    def request(
-        self, *, blob_dir: Path | None = None, snapshot: str = "15", cache: str = "cache"
-    ) -> MountRequest:
-        config = snapshotter_config(blob_dir or self._image.blob_dir, self._where / cache, snapshot)
-        return MountRequest(fs_type="rafs", source=str(self._image.bootstrap), config=config)
-
-    def shared(self, name: str = "") -> MountRequest:
-        return MountRequest(fs_type="passthrough_fs", source=str(self._where / name))
-
-    async def read(self, path: str) -> bytes:
-        return await asyncio.to_thread(self.guest.read, path.encode())
-
-    async def names(self, path: str) -> set[str]:
-        """What a guest sees in a directory."""
-
-        def look() -> set[str]:
-            nodeid = self.guest.fuse.walk(path.encode()).nodeid if path != "/" else 1
-            body = OPEN_IN.pack(os.O_RDONLY, 0)
-            opened = self.guest.fuse.call(Opcode.OPENDIR, nodeid, body, reply_size=OPEN_OUT.size)
-            fh, _ = OPEN_OUT.unpack(opened)
-            return {os.fsdecode(entry.name) for entry in self.guest.fuse.readdir(nodeid, fh=fh)} - {".", ".."}
-
-        return await asyncio.to_thread(look)
-
-
-@asynccontextmanager
-async def session(where: Path, image: BuiltImage) -> AsyncIterator[Session]:
-    chunks = ChunkStore()
-    device = Device(chunks, shared=True)
-    mounts = Mounts(device, chunks)
-    listener = Listener.bind(str(where / "vu"))
-    try:
-        async with background(serve_front_ends(listener, device)):
-            guest = await asyncio.to_thread(Guest, str(where / "vu"))
-            try:
-                yield Session(mounts, guest, where, image)
-            finally:
-                await asyncio.to_thread(guest.close)
-                await mounts.stop()
-    finally:
-        listener.close()
-        device.close()
-        await mounts.close()
-        chunks.close()
 
 
 @pytest.mark.parametrize(
@@ -157,60 +94,6 @@ async def test_what_is_refused_changes_nothing(image: BuiltImage, tmp_path: Path
             await s.mounts.mount("/c", MountRequest(fs_type="passthrough", source="/etc/passwd"))
         assert await s.read("/a/b/dir/file1") == b"content 1\n"
         assert [mount.mountpoint for mount in s.mounts] == ["/a/b"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"backend": None}, "has no back-end"),
-        ({"cache": None}, "cache type none"),
-        ({"cache": {"type": ""}}, "cache type none"),
-        ({"cache": {"type": "fscache", "fscache": {}}}, "cache type 'fscache'"),
-        ({"cache": {"type": "blobcache", "filecache": {"enable_encryption": True}}}, "encrypted cache"),
-        ({"overlay": {"upper_dir": "/u", "work_dir": "/w"}}, "overlay"),
-        ({"external_backends": [{"type": "x"}]}, "external back-ends"),
-        ({"backend": {"type": "oss", "oss": {"endpoint": "e", "bucket_name": "b"}}}, "'oss' is not served"),
-        (
-            {"backend": {"type": "http-proxy", "http-proxy": {"addr": "http://x"}}},
-            "'http-proxy' is not served",
-        ),
-    ],
-)
-async def test_what_is_not_served_says_so(
-    image: BuiltImage, tmp_path: Path, changes: dict[str, Any], reason: str
-) -> None:
-    config = {
-        "version": 2,
-        "backend": {"type": "localfs", "localfs": {"dir": str(image.blob_dir)}},
-        "cache": {"type": "blobcache", "filecache": {"work_dir": str(tmp_path / "cache")}},
-    }
-    async with session(tmp_path, image) as s:
-        text = json.dumps(config | changes)
-        with pytest.raises(MountError, match=reason):
-            await s.mounts.mount("/a", MountRequest(fs_type="rafs", source=str(image.bootstrap), config=text))
-        assert list(s.mounts) == []
-
-
-async def test_blobs_in_several_places(image: BuiltImage, tmp_path: Path) -> None:
-    [blob] = image.blob_dir.iterdir()
-    (tmp_path / "empty").mkdir()
-    for section in (
-        {"dir": str(tmp_path / "empty"), "alt_dirs": ["/nonexistent", str(image.blob_dir)]},
-        {"blob_file": str(blob)},
-    ):
-        config = json.dumps(
-            {
-                "version": 2,
-                "backend": {"type": "localfs", "localfs": section},
-                "cache": {"type": "filecache", "filecache": {"work_dir": str(tmp_path / "cache")}},
-            }
-        )
-        async with session(tmp_path, image) as s:
-            await s.mounts.mount(
-                "/a", MountRequest(fs_type="rafs", source=str(image.bootstrap), config=config)
-            )
-            assert await s.read("/a/dir/file3") == b"content 3\n"
-        shutil.rmtree(tmp_path / "cache")
 
 
 async def test_found_by_mountpoint_or_configuration(image: BuiltImage, tmp_path: Path) -> None:
@@ -391,10 +274,3 @@ def read_on(guest: Guest, stop: threading.Event) -> int:
         assert guest.fuse.read(entry.nodeid, 0, 4096) == b"content 7\n"
         count += 1
     return count
-
-
-def resources() -> tuple[int, int]:
-    """(descriptors, mappings of cache and image files)."""
-    maps = Path("/proc/self/maps").read_text()
-    names: Callable[[str], int] = maps.count
-    return len(os.listdir("/proc/self/fd")), names(".blob.") + names("/boot")  # noqa: PTH208 (no need for paths)
