@@ -103,7 +103,6 @@ int open_file_add(struct open_file_table *table, struct host_inode *inode, int f
         .fd = fd,
         .is_writable = (flags & O_ACCMODE) != O_RDONLY,
         .appends = flags & O_APPEND,
-        .nowait_unsupported = inode->mount->reads_never_block, /* it has none, and needs none */
     };
     pthread_mutex_init(&file->lock, NULL);
     __atomic_add_fetch(&inode->refs, 1, __ATOMIC_RELAXED); /* the caller has one */

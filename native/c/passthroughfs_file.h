@@ -20,7 +20,7 @@ struct open_file {
     int fd;
     bool is_writable;
     bool appends;           /* it was opened with O_APPEND, which stays with us: see passthroughfs_io.c */
-    bool nowait_unsupported; /* atomic */
+    bool nowait_unsupported[2]; /* atomic; of reads, of writes */
     pthread_mutex_t lock;   /* of a directory: its position */
 };
 

@@ -11,10 +11,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#ifndef STATX_MNT_ID_UNIQUE /* Linux 6.8 */
-#define STATX_MNT_ID_UNIQUE 0x4000U
-#endif
-
 /* Of RLIMIT_NOFILE, for what is not the guest's: sockets, vrings, guest memory, cache files. */
 #define FDS_OF_OURS 512
 

@@ -12,6 +12,10 @@
 
 #include "fuse_abi.h"
 
+#ifndef STATX_MNT_ID_UNIQUE /* Linux 6.8 */
+#define STATX_MNT_ID_UNIQUE 0x4000U
+#endif
+
 #define HOST_HANDLE_MAX 128 /* MAX_HANDLE_SZ */
 
 /* What name_to_handle_at says: the kernel's own name of an inode, its generation included. */

@@ -331,6 +331,8 @@ int inode_table_init(struct inode_table *table, int source_fd, int proc_fd, bool
     int err = host_stat(source_fd, &stat);
 
     *table = (struct inode_table){ .proc_fd = proc_fd, .handles_wanted = handles_wanted, .handles_required = handles_required };
+    if (!err && !(stat.stx_mask & (STATX_MNT_ID | STATX_MNT_ID_UNIQUE)))
+        err = -ENOSYS; /* a kernel before 5.8: mounts could not be told apart */
     if (!err)
         err = host_mount_new_source(table, source_fd, &stat, &mount);
     if (err)

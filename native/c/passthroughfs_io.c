@@ -19,22 +19,24 @@
 /* A write that is copied to the page cache while the queue waits. */
 #define MAX_INLINE_WRITE (128u << 10)
 
+enum direction { READS, WRITES };
+
 /* Whether the call may be made by this thread, and with which flags. */
-static bool choose(const struct fuse_request *request, const struct open_file *file, bool never_blocks, int *flags)
+static bool choose(const struct fuse_request *request, const struct open_file *file, enum direction direction, int *flags)
 {
     *flags = 0;
-    if (request->may_block || never_blocks)
+    if (request->may_block || (direction == READS && file->inode->mount->reads_never_block))
         return true;
-    if (__atomic_load_n(&file->nowait_unsupported, __ATOMIC_RELAXED))
+    if (__atomic_load_n(&file->nowait_unsupported[direction], __ATOMIC_RELAXED))
         return false;
     *flags = RWF_NOWAIT;
     return true;
 }
 
-static int64_t failed(struct open_file *file, int flags)
+static int64_t failed(struct open_file *file, enum direction direction, int flags)
 {
     if (errno == EOPNOTSUPP && (flags & RWF_NOWAIT)) {
-        __atomic_store_n(&file->nowait_unsupported, true, __ATOMIC_RELAXED);
+        __atomic_store_n(&file->nowait_unsupported[direction], true, __ATOMIC_RELAXED);
         return -EAGAIN;
     }
     return errno == EFAULT ? -EIO : -errno; /* EFAULT: the guest's memory went away */
@@ -45,7 +47,7 @@ static int64_t read_file(struct fuse_request *request, struct open_file *file, u
     uint64_t done = 0;
     int flags;
 
-    if (!choose(request, file, file->inode->mount->reads_never_block, &flags))
+    if (!choose(request, file, READS, &flags))
         return -EAGAIN;
     while (done < size) {
         uint32_t count = fuse_iov_slice(request->writable, request->writable_count, sizeof(struct fuse_out_header) + done,
@@ -56,7 +58,7 @@ static int64_t read_file(struct fuse_request *request, struct open_file *file, u
         if (n > 0)
             done += (uint64_t)n;
         else if (errno != EINTR)
-            return failed(file, flags);
+            return failed(file, READS, flags);
     }
     return (int64_t)done;
 }
@@ -93,7 +95,7 @@ static int64_t write_file(struct fuse_request *request, struct open_file *file, 
         else if (errno == EINTR)
             continue;
         else if (done == 0 || (flags & RWF_NOWAIT)) /* the pool writes all of it again */
-            return failed(file, flags);
+            return failed(file, WRITES, flags);
         else
             break; /* the driver asks for the rest, and hears why not */
     }
@@ -108,7 +110,7 @@ static int64_t write_as_asked(struct fuse_request *request, struct open_file *fi
 
     if (!request->may_block && (appends || kills || in->size > MAX_INLINE_WRITE))
         return -EAGAIN;
-    if (!choose(request, file, false, &flags))
+    if (!choose(request, file, WRITES, &flags))
         return -EAGAIN;
     result = kills ? caller_drop_fsetid(-1) : 0;
     if (result)

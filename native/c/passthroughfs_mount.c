@@ -33,10 +33,12 @@ static void classify(struct host_mount *mount, int fd)
     case BTRFS_SUPER_MAGIC:
     case F2FS_SUPER_MAGIC:
     case ZFS_SUPER_MAGIC:
-    case OVERLAYFS_SUPER_MAGIC:
     case EROFS_SUPER_MAGIC_V1:
     case SQUASHFS_MAGIC:
         mount->is_local = true;
+        break;
+    case OVERLAYFS_SUPER_MAGIC:
+        mount->is_local = mount->copies_at_open = true;
         break;
     case FUSE_SUPER_MAGIC:
         /* Its handles stand only as long as the kernel remembers the inode by itself. */
@@ -267,6 +269,18 @@ void host_mount_file_closed(struct host_mount *mount)
         close(idle);
 }
 
+/* Not before it is known to be this mount, whose root is a file for ever. */
+static int open_mounted_file(struct inode_table *table, struct host_mount *mount)
+{
+    int fd = host_mount_walk(table, mount, O_PATH, true), opened;
+
+    if (fd < 0)
+        return fd;
+    opened = host_reopen(table->proc_fd, fd, O_RDONLY | O_NONBLOCK);
+    close(fd);
+    return opened;
+}
+
 /* 1: it was written; 0: there is nothing of ours to write. */
 static int sync_mount(struct inode_table *table, struct host_mount *mount)
 {
@@ -275,7 +289,7 @@ static int sync_mount(struct inode_table *table, struct host_mount *mount)
 
     if (!is_file && mount->root_type != S_IFDIR)
         return 0; /* a device or a socket that is mounted */
-    fd = is_file ? host_mount_walk(table, mount, O_RDONLY | O_NONBLOCK, true) : host_mount_enter(table, mount, true);
+    fd = is_file ? open_mounted_file(table, mount) : host_mount_enter(table, mount, true);
     if (fd < 0)
         return fd == -ESTALE ? 0 : fd; /* it was unmounted */
     err = syncfs(fd) < 0 ? -errno : 1;

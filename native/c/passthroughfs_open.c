@@ -84,11 +84,13 @@ static int open_known(struct passthroughfs *pt, struct host_inode *inode, uint32
 int64_t passthroughfs_open(struct passthroughfs *pt, struct fuse_request *request, struct host_inode *inode)
 {
     const struct fuse_open_in *in = (const struct fuse_open_in *)request->args;
+    bool writes;
     int fd;
 
     if (inode->type == S_IFDIR)
         return -EISDIR;
-    if (!request->may_block && (in->flags & O_TRUNC))
+    writes = (in->flags & O_ACCMODE) != O_RDONLY;
+    if (!request->may_block && ((in->flags & O_TRUNC) || (writes && inode->mount->copies_at_open)))
         return -EAGAIN;
     fd = open_known(pt, inode, in->flags, in->open_flags, request->may_block);
     return fd < 0 ? fd : reply_open(pt, request, inode, fd, in->flags);

@@ -121,6 +121,11 @@ def test_where_operations_run(share: Share) -> None:
     client.flush(entry.nodeid, second)
     client.release(entry.nodeid, second)
     assert pool_runs(share) == before
+    third = client.open_file(entry.nodeid, os.O_RDWR)
+    client.write(entry.nodeid, third, 0, b"B")
+    before = pool_runs(share)
+    assert client.read(entry.nodeid, 0, 100, fh=third) == b"Beside it"  # whatever became of the write
+    assert pool_runs(share) == before
     client.mkdir(share.root, b"new")
     client.setattr(entry.nodeid, 1, mode=0o600)
     client.fsync(entry.nodeid, fh)
