@@ -73,6 +73,28 @@ def test_capabilities_that_are_kept_are_held_and_no_others(policy: SandboxPolicy
     assert int(fields["CapAmb"], 16) == int(fields["CapInh"], 16) == 0
 
 
+def test_inheritable_and_ambient_capabilities_go(policy: SandboxPolicy) -> None:
+    inherit_chown = (
+        """
+import struct
+header = ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0))
+sets = ctypes.create_string_buffer(24)
+system_call("capget", ctypes.addressof(header), ctypes.addressof(sets))
+fields = list(struct.unpack("6I", sets.raw))
+fields[2] = 1
+sets.raw = struct.pack("6I", *fields)
+system_call("capset", ctypes.addressof(header), ctypes.addressof(sets))
+assert libc.prctl(47, 2, 0, 0, 0) == 0
+"""
+        + STATUS
+    )
+    code = "before = fields\n" + STATUS + "result = [before, fields]"
+    wanted = policy._replace(capabilities=PASSTHROUGH_CAPABILITIES)
+    before, after = run_sandboxed(wanted, code, before=inherit_chown)
+    for name in ("CapInh", "CapAmb"):
+        assert int(before[name], 16) == 1 and int(after[name], 16) == 0
+
+
 def test_capabilities_come_back_with_the_user_and_no_others(policy: SandboxPolicy) -> None:
     """A passthrough acts as the guest's user, and returns."""
     code = """
