@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <linux/capability.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/fsuid.h>
 #include <sys/syscall.h>
@@ -120,7 +121,7 @@ int caller_begin(const struct fuse_server *server, const struct fuse_request *re
                  const struct caller_extensions *extensions, uint32_t umask)
 {
     int err = host_set_umask(server->flags & FUSE_DONT_MASK ? umask : 0);
-    bool knows_groups = server->flags & FUSE_CREATE_SUPP_GROUP, has_group = extensions && extensions->has_group;
+    bool has_group = extensions && extensions->has_group;
 
     if (err || is_us(request))
         return err;
@@ -128,35 +129,45 @@ int caller_begin(const struct fuse_server *server, const struct fuse_request *re
     if (syscall(SYS_setgroups, has_group, has_group ? &extensions->group : NULL) < 0)
         return -errno;
     err = set_ids(request->in.uid, request->in.gid);
-    if (!err && extensions && !knows_groups)
+    if (!err && extensions)
         err = change_effective(1u << CAP_DAC_OVERRIDE, 0);
     if (err)
         caller_end(request);
     return err;
 }
 
+/* Only for want of memory can this fail; the thread must not serve the next request as another user. */
+static void be_us_again(void)
+{
+    if (set_ids(geteuid(), getegid()))
+        abort();
+}
+
 void caller_end(const struct fuse_request *request)
 {
     if (is_us(request))
         return;
-    (void)set_ids(geteuid(), getegid());
-    syscall(SYS_setgroups, 0, NULL);
+    be_us_again();
+    if (syscall(SYS_setgroups, 0, NULL) < 0)
+        abort();
 }
 
 int caller_drop_fsetid(int64_t gid)
 {
     int err = change_effective(0, 1u << CAP_FSETID);
 
-    if (!err && gid != -1) {
-        syscall(SYS_setgroups, 0, NULL);
-        syscall(SYS_setfsgid, (gid_t)gid);
-    }
+    if (err || gid == -1)
+        return err;
+    err = syscall(SYS_setgroups, 0, NULL) < 0 ? -errno : set_ids(geteuid(), (gid_t)gid);
+    if (err)
+        caller_restore_fsetid(gid);
     return err;
 }
 
 void caller_restore_fsetid(int64_t gid)
 {
     if (gid != -1)
-        syscall(SYS_setfsgid, getegid());
-    (void)change_effective(1u << CAP_FSETID, 0);
+        be_us_again();
+    if (change_effective(1u << CAP_FSETID, 0))
+        abort();
 }

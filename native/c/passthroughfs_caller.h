@@ -26,10 +26,12 @@ int caller_parse_extensions(const struct fuse_server *server, const struct fuse_
 
 /* Makes the calling thread act as the request's uid and gid, with `umask`, until caller_end. The
  * rights of our own that outlive the change of uid are those that do not concern files, and
- * CAP_DAC_OVERRIDE where the driver cannot tell the caller's groups. `extensions` NULL: no group,
- * and without that right in any case. */
+ * CAP_DAC_OVERRIDE: the caller's process may have had it, which the request does not tell. overlayfs
+ * makes what belongs to an ordinary user by rights of its own, in a work directory of mode 0.
+ * `extensions` NULL: no group, and without that right. */
 int caller_begin(const struct fuse_server *server, const struct fuse_request *request,
                  const struct caller_extensions *extensions, uint32_t umask);
+/* Ends the process if the thread cannot be made us again, as caller_restore_fsetid does. */
 void caller_end(const struct fuse_request *request);
 
 /* Lets the kernel clear set-user-id and set-group-id bits as it does for an ordinary writer. With

@@ -6,21 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.nydusd import Nydusd
+from tests.guest.nydusd import run_on_share
 from tests.guest.programs import static_program
 from tests.guest.vm import Guest
 
 SCRIPT = r"""
 set -e
-mkdir /mnt/share /mnt/merged
-mount -t virtiofs $TAG /mnt/share
-cd /mnt/share/containers
-mount -t overlay -o lowerdir=lower,upperdir=snapshot/fs,workdir=snapshot/work,index=off overlay /mnt/merged
-cd /mnt/merged
+cd $SHARE
+mkdir /run/merged
+mount -t overlay -o lowerdir=lower,upperdir=snapshot/fs,workdir=snapshot/work,index=off overlay /run/merged
+cd /run/merged
 as_user() { asuser 1000 1000 busybox "$@"; }
-# each name is taken by a whiteout when it is made again: overlayfs makes it in its work directory, which has
-# no permissions at all, for the user, by its own rights
-for name in file folder link; do as_user rm -r $name; done
+# Each name is taken by a whiteout when it is made again: overlayfs then makes it in its work directory, which
+# has no permissions at all, as the user and by its own rights.
+as_user rm -r file folder link
 as_user sh -c 'echo again >file'
 as_user mkdir folder
 as_user ln -s file link
@@ -28,7 +27,7 @@ as_user sh -c 'echo new >new'
 cat file link new
 stat -c '%n %u %g' file folder link new
 cd /
-umount /mnt/merged /mnt/share
+umount /run/merged
 """
 
 
@@ -45,10 +44,7 @@ def test_a_user_makes_again_what_it_removed(
         (source / folder).chmod(0o777)
     (source / "lower/file").write_text("lower\n")
     (source / "lower/link").symlink_to("nowhere")
-    daemon = Nydusd(tmp_path, shared=[source])
-    with daemon:
-        daemon.share("/containers", source)
-        program = static_program(Path(__file__).parent / "asuser.c", tmp_path)
-        result = daemon.run(booted, SCRIPT, files={"/bin/asuser": program})
+    program = static_program(Path(__file__).parent / "asuser.c", tmp_path)
+    result = run_on_share(booted, source, SCRIPT, tmp_path, files={"/bin/asuser": program})
     owners = [f"{name} 1000 1000" for name in ("file", "folder", "link", "new")]
     assert result.check().lines == ["again", "again", "new", *owners]

@@ -238,14 +238,22 @@ class TestOwner:
             share.client.mkdir(there.nodeid, b"%d" % index)
         assert {path.stat().st_uid for path in (share.source / "there").iterdir()} == {0}
 
-    def test_a_directory_of_others_is_closed(self, share: Share) -> None:
-        (share.source / "closed").mkdir(0o755)
-        closed = share.client.lookup(share.root, b"closed")
+    def test_a_directory_without_permissions_is_the_guests_to_close(self, share: Share) -> None:
+        """overlayfs's work directory is such a one: it makes things there for a user by rights of its own."""
+        (share.source / "work").mkdir()
+        (share.source / "work").chmod(0)
+        work = share.client.lookup(share.root, b"work")
         share.client.uid, share.client.gid = 1000, 1000
-        with raises(errno.EACCES):
-            share.client.mkdir(closed.nodeid, b"new")
+        share.client.mkdir(work.nodeid, b"dir")
+        share.client.create(work.nodeid, b"file")
+        share.client.symlink(work.nodeid, b"link", b"t")
+        share.client.mknod(work.nodeid, b"whiteout", stat.S_IFCHR)
+        owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in (share.source / "work").iterdir()}
+        assert owners == {(1000, 1000)}
+        with raises(errno.EPERM):  # no other right goes with it
+            share.client.mknod(work.nodeid, b"null", stat.S_IFCHR, pack_rdev(os.makedev(1, 3)))
 
-    def test_a_group_of_the_caller_opens_it(self, share: Share) -> None:
+    def test_a_group_of_the_caller(self, share: Share) -> None:
         (share.source / "team").mkdir()
         os.chown(share.source / "team", 0, 3000)
         (share.source / "team").chmod(0o2770)
@@ -258,10 +266,10 @@ class TestOwner:
         share.client.mknod(team.nodeid, b"fifo", stat.S_IFIFO, extensions=extension)
         owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in (share.source / "team").iterdir()}
         assert owners == {(1000, 3000)}
-        with raises(errno.EACCES):
-            share.client.mkdir(team.nodeid, b"again", extensions=group_extension(3001))
-        with raises(errno.EACCES):
-            share.client.mkdir(team.nodeid, b"again")
+        share.client.create(team.nodeid, b"kept", os.O_RDWR, 0o2775, extensions=extension)
+        share.client.create(team.nodeid, b"lost", os.O_RDWR, 0o2775, extensions=group_extension(3001))
+        assert mode_of(share.source / "team" / "kept") == 0o2775  # only a member makes what is set-group-id
+        assert mode_of(share.source / "team" / "lost") == 0o775
 
     def test_without_groups_the_guest_is_trusted(self, old_share: Share) -> None:
         (old_share.source / "team").mkdir(0o770)
