@@ -7,6 +7,11 @@
 /* One COPY_FILE_RANGE. The guest's copy asks again for the rest; a pool thread comes free between. */
 #define MAX_COPY (64u << 20)
 
+/* FALLOCATE and COPY_FILE_RANGE change a file as WRITE does, and have no flag to tell that its set-id
+ * bits must go; the driver leaves them to us all the same (FUSE_HANDLE_KILLPRIV_V2). Whoever is not
+ * root gets what the kernel does for such a one. */
+static bool kills_set_id(const struct fuse_request *request) { return request->in.uid != 0; }
+
 int64_t passthroughfs_fsync(struct passthroughfs *pt, struct fuse_request *request, struct host_inode *inode)
 {
     const struct fuse_fsync_in *in = (const struct fuse_fsync_in *)request->args;
@@ -31,7 +36,12 @@ int64_t passthroughfs_fallocate(struct passthroughfs *pt, struct fuse_request *r
     if (in->offset > INT64_MAX || in->length > INT64_MAX || in->mode > INT32_MAX)
         err = -EINVAL;
     else
+        err = kills_set_id(request) ? caller_drop_fsetid(-1) : 0;
+    if (!err) {
         err = fallocate(file->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) < 0 ? -errno : 0;
+        if (kills_set_id(request))
+            caller_restore_fsetid(-1);
+    }
     open_file_put(&pt->files, file);
     return err;
 }
@@ -75,11 +85,13 @@ int64_t passthroughfs_copy_file_range(struct passthroughfs *pt, struct fuse_requ
     from = open_file_get(&pt->files, in->fh_in, inode);
     to = open_file_get(&pt->files, in->fh_out, other);
     inode_put(&pt->inodes, other);
-    err = -EBADF;
-    if (from && to) {
+    err = !from || !to ? -EBADF : kills_set_id(request) ? caller_drop_fsetid(-1) : 0;
+    if (!err) {
         copied = copy_file_range(from->fd, &from_at, to->fd, &to_at, in->len < MAX_COPY ? in->len : MAX_COPY, (unsigned)in->flags);
         err = copied < 0 ? -errno : 0;
         out.size = err ? 0 : (uint32_t)copied;
+        if (kills_set_id(request))
+            caller_restore_fsetid(-1);
     }
     if (from)
         open_file_put(&pt->files, from);

@@ -197,6 +197,24 @@ class TestSetIdBits:
         assert stat.S_IMODE(file.path.stat().st_mode) == 0o755
         assert "security.capability" not in os.listxattr(file.path)
 
+    @pytest.mark.parametrize(("uid", "left"), [(0, 0o6755), (1000, 0o755)])
+    def test_what_has_no_flag_clears_them_for_users(self, share: Share, uid: int, left: int) -> None:
+        """A driver that agreed to HANDLE_KILLPRIV_V2 does nothing itself."""
+        file, other = Opened(share, "file", b"program"), Opened(share, "other", b"data")
+        file.client.uid = uid
+        for change in (
+            lambda: file.client.fallocate(file.nodeid, file.fh, 0, 100),
+            lambda: file.client.copy_file_range(other.nodeid, other.fh, 0, file.nodeid, file.fh, 0, 4),
+        ):
+            file.path.chmod(0o6755)
+            change()
+            assert stat.S_IMODE(file.path.stat().st_mode) == left
+        file.client.uid = 0
+        file.path.chmod(0o6755)
+        for _ in range(40):  # and each thread has its right again
+            file.client.fallocate(file.nodeid, file.fh, 0, 100)
+        assert stat.S_IMODE(file.path.stat().st_mode) == 0o6755
+
     def test_the_thread_gets_its_right_back(self, share: Share) -> None:
         file = Opened(share, "file", b"program")
         file.path.chmod(0o6755)
