@@ -81,7 +81,10 @@ static int64_t handle(struct fuse_server *server, struct fuse_request *request)
     result = operations[opcode].run(pt, request, inode);
     if (inode)
         inode_put(&pt->inodes, inode);
-    return result == -EAGAIN && !request->may_block ? fuse_to_pool(request) : result;
+    if (result == -EAGAIN && !request->may_block)
+        return fuse_to_pool(request);
+    /* What the host's kernel lacks it lacks for this share; a driver that hears ENOSYS asks no more for any. */
+    return result == -ENOSYS ? -EOPNOTSUPP : result;
 }
 
 static int describe_root(struct fuse_fs *fs, struct fuse_entry_out *entry)
