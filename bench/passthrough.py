@@ -3,7 +3,8 @@
 The same directory is shared by all three, with the defaults of each; vhostfs-nydusd runs as Kata starts it,
 in its sandbox. For each workload they take turns (A B C A B C ...), so that whatever else the machine does
 meets all; a ratio is that of the medians. First with back-end and load generator on one CPU, where no idle
-CPU has to be woken and the figures are steadiest, then wherever the kernel puts them. Replies are checked.
+CPU has to be woken and the figures are steadiest; then each on a CPU of its own, as with a guest's vCPU; then
+wherever the kernel puts them. Replies are checked.
 """
 
 from __future__ import annotations
@@ -88,17 +89,17 @@ def verify(server: Server, share: Path) -> None:
 
 
 def take_turns(
-    measured: list[Server], workloads: Sequence[str], rounds: int, prefix: Sequence[str], seconds: float
+    measured: list[Server], workloads: Sequence[str], rounds: int, form: hits.Form, seconds: float
 ) -> None:
     """Each workload `rounds` times with each. The first server stays; the peers end with their front-end."""
     first, *peers = measured
-    with first.start(prefix) as daemon:
+    with first.start(form.backend) as daemon:
         for workload in workloads:
             for _ in range(rounds):
-                first.measure(daemon, workload, prefix, seconds)
+                first.measure(daemon, workload, form.front_end, seconds)
                 for peer in peers:
-                    with peer.start(prefix) as backend:
-                        peer.measure(backend, workload, prefix, seconds)
+                    with peer.start(form.backend) as backend:
+                        peer.measure(backend, workload, form.front_end, seconds)
 
 
 def cells(figures: Sequence[Figure]) -> list[str]:
@@ -107,7 +108,7 @@ def cells(figures: Sequence[Figure]) -> list[str]:
 
 
 def show(out: Console, title: str, measured: list[Server]) -> list[str]:
-    """Print the table; returns the rows that are slower than the faster of the peers."""
+    """Print the table; returns the rows that are slower than a peer, with the ratios to both."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("workload, depth", no_wrap=True)
     for server in measured:
@@ -122,31 +123,35 @@ def show(out: Console, title: str, measured: list[Server]) -> list[str]:
         styled = [f"[{'red' if ratio < 1 else 'green'}]{ratio:.2f}[/]" for ratio in ratios]
         table.add_row(label, *(cell for server in measured for cell in cells(server.rows[label])), *styled)
         if min(ratios) < 1:
-            slower.append(f"{label} ({min(ratios):.2f})")
+            slower.append(f"{label} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})")
     out.print(table)
     return slower
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    every = forms()
     parser = argparse.ArgumentParser(prog="python -m bench.passthrough", description=__doc__.split("\n")[0])
     parser.add_argument("--size", type=int, default=256, metavar="MIB", help="of the file that is read (256)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each back-end, a row (3)")
     parser.add_argument("--seconds", type=float, default=0.5, help="of each measurement (0.5)")
     parser.add_argument("--only", metavar="W:D,...", help="only these workloads")
-    parser.add_argument(
-        "--form", choices=["one-cpu", "unpinned"], action="append", help="only this; repeatable"
-    )
+    parser.add_argument("--form", choices=every, action="append", help="only this; repeatable")
     arguments = parser.parse_args(argv)
     out = console()
     try:
-        run(out, arguments)
+        run(out, {name: every[name] for name in arguments.form or every}, arguments)
     except (BenchError, BackendError, PackageError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def run(out: Console, arguments: argparse.Namespace) -> None:
+def forms() -> dict[str, hits.Form]:
+    """Those of bench/hits.py in which a peer can be measured: one request queue."""
+    return {name: form for name, form in hits.forms().items() if form.queues == 1}
+
+
+def run(out: Console, chosen: dict[str, hits.Form], arguments: argparse.Namespace) -> None:
     share = make_share(arguments.size)
     peers = [first_line(str(backends.VIRTIOFSD), "--version"), "virtiofsd of Debian 13, in Rust"]
     out.print(f"[bold]A shared directory[/] on {describe_machine()}\npeers: {'; '.join(peers)}")
@@ -157,15 +162,12 @@ def run(out: Console, arguments: argparse.Namespace) -> None:
     workloads = arguments.only.split(",") if arguments.only else [*hits.WORKLOADS, *CHANGES, *CREATES]
     verify(servers(share)[0], share)
     slower: dict[str, list[str]] = {}
-    for form in arguments.form or ["one-cpu", "unpinned"]:
+    for name, form in chosen.items():
         measured = servers(share)
-        prefix = backends.on_cpu(0) if form == "one-cpu" else []
-        take_turns(measured, workloads, arguments.rounds, prefix, arguments.seconds)
-        slower[form] = show(
-            out, "both ends on one CPU" if form == "one-cpu" else "wherever the kernel puts them", measured
-        )
-    for form, labels in slower.items():
-        out.print(f"{form}: slower than the faster peer: {', '.join(labels) or 'no row'}")
+        take_turns(measured, workloads, arguments.rounds, form, arguments.seconds)
+        slower[name] = show(out, form.title, measured)
+    for name, labels in slower.items():
+        out.print(f"{name}: slower than a peer (ratio to C, to Rust): {', '.join(labels) or 'no row'}")
 
 
 if __name__ == "__main__":
