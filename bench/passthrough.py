@@ -112,10 +112,10 @@ def show(out: Console, title: str, measured: list[Server]) -> list[str]:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("workload, depth", no_wrap=True)
     for server in measured:
-        for name in (f"{server.name} op/s", "p50 / p99 us", "cpu us"):
+        for name in (f"{server.name}\nop/s", "p50 / p99\nus", "cpu\nus/op"):
             table.add_column(name, justify="right", no_wrap=True)
     for peer in measured[1:]:
-        table.add_column(f"to {peer.name.split()[0]}", justify="right", no_wrap=True)
+        table.add_column(f"to\n{peer.name.split()[0]}", justify="right", no_wrap=True)
     slower = []
     ours, *peers = measured
     for label, figures in ours.rows.items():
