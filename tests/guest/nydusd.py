@@ -37,6 +37,7 @@ class Nydusd(Backend):
 
     `shared` and `readable` are what its sandbox leaves it beside Kata's own directories: for a guest to
     change, and to read. `options` go behind those that Kata gives, `prefix` before the command.
+    `share_options` are set for each directory that is shared: fields of DirectoryOptions.
     """
 
     def __init__(
@@ -48,9 +49,13 @@ class Nydusd(Backend):
         readable: Sequence[Path] = (),
         options: Sequence[str] = (),
         prefix: Sequence[str] = (),
+        share_options: Sequence[str] = (),
     ) -> None:
         sock, self.api = ((sockets or work) / name for name in ("vhost-fs.sock", "nydusd-api.sock"))
-        command: list[str | Path] = [*prefix, sys.executable, "-m", "vhostfs.nydusd", "virtiofs"]
+        program = (
+            ["tests.guest.with_options", ",".join(share_options)] if share_options else ["vhostfs.nydusd"]
+        )
+        command: list[str | Path] = [*prefix, sys.executable, "-m", *program, "virtiofs"]
         command += ["--log-level", "info", "--apisock", self.api, "--sock", sock, *options]
         for option, paths in (("--sandbox-writable", shared), ("--sandbox-readable", readable)):
             command += [word for path in paths for word in (option, path)]
@@ -128,6 +133,7 @@ def run_on_share(
     *,
     image: Image | None = None,
     files: Mapping[str, bytes | Path] | None = None,
+    share_options: Sequence[str] = (),
     timeout_s: float = 120,
 ) -> Result:
     """Share `folder` with a guest of its own that runs `script`: $SHARE is the folder there.
@@ -137,7 +143,7 @@ def run_on_share(
     cache = work / "cache"
     cache.mkdir(exist_ok=True)
     readable = [image.bootstrap, image.blob_dir] if image else []
-    with Nydusd(work, shared=[folder, cache], readable=readable) as daemon:
+    with Nydusd(work, shared=[folder, cache], readable=readable, share_options=share_options) as daemon:
         daemon.share("/containers", folder)
         if image:
             daemon.mount("/rafs/image/lowerdir", image, cache)

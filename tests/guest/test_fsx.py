@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,22 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return static_programs(sorted(suite.HERE.glob("fsx*.c")), target, *suite.FLAGS)
 
 
-def run(guest: Guest, program: Path, work: Path, seed: int, operations: int, timeout_s: float) -> None:
+def run(
+    guest: Guest,
+    program: Path,
+    work: Path,
+    seed: int,
+    operations: int,
+    timeout_s: float,
+    options: Sequence[str] = (),
+) -> None:
     folder = work / "share"
     folder.mkdir()
     script = f"fsx $SHARE {seed} {operations}"
-    result = run_on_share(guest, folder, script, work, files={"/bin/fsx": program}, timeout_s=timeout_s)
+    files = {"/bin/fsx": program}
+    result = run_on_share(
+        guest, folder, script, work, files=files, share_options=options, timeout_s=timeout_s
+    )
     assert result.status == 0, result.stdout.decode()
     said, sizes = result.lines[-1].rsplit(", sizes ", 1)
     assert said == f"fsx: {operations} operations"
@@ -48,3 +60,9 @@ def test_a_million_operations(multi_queue_guest: Guest, program: Path, tmp_path:
 @pytest.mark.parametrize("seed", [2, 3, 4])
 def test_seeds(guest: Guest, program: Path, tmp_path: Path, seed: int) -> None:
     run(guest, program, tmp_path, seed=seed, operations=5 * OPERATIONS, timeout_s=1000)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_guest_that_gathers_writes(multi_queue_guest: Guest, program: Path, tmp_path: Path) -> None:
+    run(multi_queue_guest, program, tmp_path, 5, 5 * OPERATIONS, timeout_s=1000, options=["writeback"])
