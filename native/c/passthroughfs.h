@@ -63,6 +63,8 @@ passthrough_op passthroughfs_getlk, passthroughfs_setlk, passthroughfs_setlkw;  
  * made or removed: empty, ".", "..", with a '/' or without its NUL; -ENAMETOOLONG. */
 int passthroughfs_name(const struct fuse_request *request, uint32_t *at, const char **name);
 void passthroughfs_fill_attr(struct passthroughfs *pt, const struct statx *stat, struct fuse_attr *attr);
+void passthroughfs_fill_entry(struct passthroughfs *pt, const struct host_inode *parent, const struct host_inode *inode,
+                              const struct statx *stat, struct fuse_entry_out *entry);
 /* Makes the inode that `fd` is open on, `name` in `parent`, known to the guest: one look-up. Returns
  * it with a reference, and the entry that says so. */
 int passthroughfs_describe(struct passthroughfs *pt, struct host_inode *parent, const char *name, int fd,

@@ -38,6 +38,7 @@ int64_t passthroughfs_fallocate(struct passthroughfs *pt, struct fuse_request *r
     else
         err = kills_set_id(request) ? caller_drop_fsetid(-1) : 0;
     if (!err) {
+        open_file_changed(file);
         err = fallocate(file->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) < 0 ? -errno : 0;
         if (kills_set_id(request))
             caller_restore_fsetid(-1);
@@ -87,6 +88,7 @@ int64_t passthroughfs_copy_file_range(struct passthroughfs *pt, struct fuse_requ
     inode_put(&pt->inodes, other);
     err = !from || !to ? -EBADF : kills_set_id(request) ? caller_drop_fsetid(-1) : 0;
     if (!err) {
+        open_file_changed(to);
         copied = copy_file_range(from->fd, &from_at, to->fd, &to_at, in->len < MAX_COPY ? in->len : MAX_COPY, (unsigned)in->flags);
         err = copied < 0 ? -errno : 0;
         out.size = err ? 0 : (uint32_t)copied;

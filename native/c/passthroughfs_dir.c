@@ -26,6 +26,8 @@ struct listing {
     struct open_file *dir;
     bool plus;
     uint64_t dev; /* of the directory */
+    uint64_t last_id; /* when the listing began */
+    bool was_known;   /* the last entry: then so is the next, it seems */
     uint64_t done, room;
 };
 
@@ -34,12 +36,22 @@ static bool is_dots(const char *name) { return !strcmp(name, ".") || !strcmp(nam
 /* Looks an entry up, as LOOKUP would. False: it cannot be (it is gone, say); then it is listed only. */
 static bool look_up(struct listing *listing, const char *name, struct host_inode **inode, struct fuse_entry_out *entry)
 {
-    int fd = host_open_child(listing->dir->fd, name, O_PATH, true), err;
+    struct passthroughfs *pt = listing->pt;
+    struct host_inode *dir = listing->dir->inode;
+    struct statx stat;
+    int fd, err;
 
+    if (listing->was_known && !inode_remember_again(&pt->inodes, dir, listing->dir->fd, name, &stat, inode)) {
+        inode_used(*inode);
+        passthroughfs_fill_entry(pt, dir, *inode, &stat, entry);
+        return true;
+    }
+    fd = host_open_child(listing->dir->fd, name, O_PATH, true);
     if (fd < 0)
         return false;
-    err = passthroughfs_describe(listing->pt, listing->dir->inode, name, fd, true, inode, entry);
+    err = passthroughfs_describe(pt, dir, name, fd, true, inode, entry);
     close(fd);
+    listing->was_known = !err && (*inode)->id <= listing->last_id;
     return !err;
 }
 
@@ -132,6 +144,7 @@ static int64_t list(struct passthroughfs *pt, struct fuse_request *request, stru
         .dir = dir,
         .plus = plus,
         .dev = inode->dev,
+        .last_id = inode_last_id(&pt->inodes),
         .room = fuse_reply_room(request, in->size < FUSE_MAX_IO ? in->size : FUSE_MAX_IO),
     };
     pthread_mutex_lock(&dir->lock); /* the position is one, whoever reads */

@@ -19,6 +19,7 @@ struct open_file {
     struct host_inode *inode;
     int fd;
     bool is_writable;
+    bool was_changed;       /* atomic: written to, or cut */
     bool appends;           /* it was opened with O_APPEND, which stays with us: see passthroughfs_io.c */
     bool nowait_unsupported[2]; /* atomic; of reads, of writes */
     pthread_mutex_t lock;   /* of a directory: its position */
@@ -45,6 +46,7 @@ uint64_t open_file_table_count(struct open_file_table *table);
 int open_file_add(struct open_file_table *table, struct host_inode *inode, int fd, int flags, uint64_t *fh);
 /* The file with handle `fh` of `inode` (NULL: of any), and a reference. NULL: there is none. */
 struct open_file *open_file_get(struct open_file_table *table, uint64_t fh, const struct host_inode *inode);
+static inline void open_file_changed(struct open_file *file) { __atomic_store_n(&file->was_changed, true, __ATOMIC_RELAXED); }
 void open_file_put(struct open_file_table *table, struct open_file *file);
 /* Takes it out of the table; the caller gets the table's reference. NULL: there is none. */
 struct open_file *open_file_remove(struct open_file_table *table, uint64_t fh);

@@ -38,30 +38,31 @@ int host_reopen(int proc_fd, int fd, int flags)
     return result(openat(proc_fd, name, flags | O_CLOEXEC));
 }
 
-int host_stat(int fd, struct statx *stat)
+int host_stat_at(int fd, const char *name, struct statx *stat)
 {
+    const int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
     const unsigned mask = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID;
     static bool unique_unknown; /* atomic: this kernel reuses mount ids */
 
     if (!__atomic_load_n(&unique_unknown, __ATOMIC_RELAXED)) {
-        if (statx(fd, "", AT_EMPTY_PATH, mask | STATX_MNT_ID_UNIQUE, stat) < 0)
+        if (statx(fd, name, flags, mask | STATX_MNT_ID_UNIQUE, stat) < 0)
             return -errno;
         if (stat->stx_mask & STATX_MNT_ID_UNIQUE)
             return 0;
         __atomic_store_n(&unique_unknown, true, __ATOMIC_RELAXED);
     }
-    return statx(fd, "", AT_EMPTY_PATH, mask, stat) < 0 ? -errno : 0;
+    return statx(fd, name, flags, mask, stat) < 0 ? -errno : 0;
 }
 
 /* struct file_handle is declared with a flexible array, which <fcntl.h> hides; its layout is fixed. */
 _Static_assert(sizeof(struct host_handle) == sizeof(struct file_handle) + HOST_HANDLE_MAX, "struct file_handle");
 
-int host_get_handle(int fd, struct host_handle *handle)
+int host_get_handle_at(int fd, const char *name, struct host_handle *handle)
 {
     int mount_id;
 
     handle->size = HOST_HANDLE_MAX;
-    return result(name_to_handle_at(fd, "", (struct file_handle *)handle, &mount_id, AT_EMPTY_PATH));
+    return result(name_to_handle_at(fd, name, (struct file_handle *)handle, &mount_id, AT_EMPTY_PATH));
 }
 
 int host_open_handle(int mount_fd, const struct host_handle *handle, int flags)

@@ -30,9 +30,12 @@ struct host_handle {
 int host_open_child(int dir, const char *name, int flags, bool may_block);
 /* Opens again what `fd` (which may be O_PATH) is open on; proc_fd is a descriptor of /proc/self/fd. */
 int host_reopen(int proc_fd, int fd, int flags);
-/* With the mount id in stx_mnt_id: the unique one where the kernel has it. */
-int host_stat(int fd, struct statx *stat);
-int host_get_handle(int fd, struct host_handle *handle);
+/* Both of `name` in the directory `fd`, a symlink itself, or of `fd` where the name is "". The mount
+ * id in stx_mnt_id is the unique one where the kernel has it. */
+int host_stat_at(int fd, const char *name, struct statx *stat);
+int host_get_handle_at(int fd, const char *name, struct host_handle *handle);
+static inline int host_stat(int fd, struct statx *stat) { return host_stat_at(fd, "", stat); }
+static inline int host_get_handle(int fd, struct host_handle *handle) { return host_get_handle_at(fd, "", handle); }
 int host_open_handle(int mount_fd, const struct host_handle *handle, int flags);
 
 /* Gives the calling thread a working directory and a umask of its own, once; then sets them. */

@@ -99,11 +99,20 @@ void inode_table_count(struct inode_table *table, struct inode_counts *counts);
 /* The inode with number `id`, and a reference; NULL: the guest has none of that number. */
 struct host_inode *inode_get(struct inode_table *table, uint64_t id);
 void inode_put(struct inode_table *table, struct host_inode *inode);
-/* Finds or makes the inode that `fd` (O_PATH or not) is open on, which is `name` in `parent`, and
+/* passthroughfs_remember.c, from here to inode_find_parent.
+ * Finds or makes the inode that `fd` (O_PATH or not) is open on, which is `name` in `parent`, and
  * counts one look-up of it. `stat` is its. Returns it with a reference. -EAGAIN: may_block is false
  * and the inode is on a mount not seen before, or not a local one. */
 int inode_remember(struct inode_table *table, struct host_inode *parent, const char *name, int fd,
                    const struct statx *stat, bool may_block, struct host_inode **out);
+/* The same of one that is probably remembered, in two system calls by name instead of four by
+ * descriptor, and without a mount between; may block. -ENOENT: not so. The name may be given to another
+ * inode between the two calls, so what they say must fit what is remembered of it: then the node id is
+ * that of the handle, as ever, and the attributes are at worst those of its successor of the same number. */
+int inode_remember_again(struct inode_table *table, struct host_inode *parent, int parent_fd, const char *name,
+                         struct statx *stat, struct host_inode **out);
+/* Inodes that are new from now on have greater numbers. */
+uint64_t inode_last_id(struct inode_table *table);
 /* The directory that `fd` is open on, which is the ".." of `child`, if it is remembered; else -ENOENT.
  * No look-up is counted. */
 int inode_find_parent(struct inode_table *table, const struct host_inode *child, int fd, const struct statx *stat, struct host_inode **out);

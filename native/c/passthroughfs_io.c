@@ -115,6 +115,7 @@ static int64_t write_as_asked(struct fuse_request *request, struct open_file *fi
     result = kills ? caller_drop_fsetid(-1) : 0;
     if (result)
         return result;
+    open_file_changed(file);
     result = write_file(request, file, in, flags | (appends ? RWF_APPEND : 0));
     if (kills)
         caller_restore_fsetid(-1);

@@ -23,7 +23,8 @@ static void hash_key(struct inode_key *key)
     key->hash = (uint32_t)(hash ^ hash >> 32);
 }
 
-int inode_key_make(const struct host_mount *mount, bool by_handle, int fd, const struct statx *stat, struct inode_key *key)
+int inode_key_make(const struct host_mount *mount, bool by_handle, int fd, const char *name, const struct statx *stat,
+                   struct inode_key *key)
 {
     int err = 0;
 
@@ -32,7 +33,7 @@ int inode_key_make(const struct host_mount *mount, bool by_handle, int fd, const
     key->ino = stat->stx_ino;
     key->handle.size = 0;
     if (by_handle)
-        err = host_get_handle(fd, &key->handle);
+        err = host_get_handle_at(fd, name, &key->handle);
     hash_key(key);
     return err;
 }

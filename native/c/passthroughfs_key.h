@@ -10,6 +10,13 @@ struct inode_key {
     uint32_t hash;
 };
 
-int inode_key_make(const struct host_mount *mount, bool by_handle, int fd, const struct statx *stat, struct inode_key *key);
+/* Of `name` in the directory `fd`, or of `fd` where the name is "". */
+int inode_key_make(const struct host_mount *mount, bool by_handle, int fd, const char *name, const struct statx *stat,
+                   struct inode_key *key);
 bool inode_has_key(const struct host_inode *inode, const struct inode_key *key);
+
+/* passthroughfs_inode.c: finds the inode of `key`, or puts `fresh` (or NULL) there, and counts a look-up;
+ * with a reference for the caller. -ENOENT: neither. Peeking counts nothing; NULL: there is none. */
+int inode_table_find(struct inode_table *table, const struct inode_key *key, struct host_inode *fresh, struct host_inode **out);
+struct host_inode *inode_table_peek(struct inode_table *table, const struct inode_key *key);
 #endif

@@ -44,8 +44,8 @@ void passthroughfs_fill_attr(struct passthroughfs *pt, const struct statx *stat,
     };
 }
 
-static void fill_entry(struct passthroughfs *pt, const struct host_inode *parent, const struct host_inode *inode,
-                       const struct statx *stat, struct fuse_entry_out *entry)
+void passthroughfs_fill_entry(struct passthroughfs *pt, const struct host_inode *parent, const struct host_inode *inode,
+                              const struct statx *stat, struct fuse_entry_out *entry)
 {
     *entry = (struct fuse_entry_out){
         .nodeid = fuse_nodeid(&pt->fs, inode->id),
@@ -71,7 +71,7 @@ int passthroughfs_describe(struct passthroughfs *pt, struct host_inode *parent, 
     if (err)
         return err;
     inode_used(*inode);
-    fill_entry(pt, parent, *inode, &stat, entry);
+    passthroughfs_fill_entry(pt, parent, *inode, &stat, entry);
     return 0;
 }
 
@@ -135,7 +135,7 @@ static int64_t reply_dots(struct passthroughfs *pt, struct fuse_request *request
             inode_put(&pt->inodes, found);
         return err == -ENOENT ? -ESTALE : err;
     }
-    fill_entry(pt, found, found, &stat, &entry);
+    passthroughfs_fill_entry(pt, found, found, &stat, &entry);
     return reply_entry(pt, request, found, &entry);
 }
 

@@ -227,7 +227,7 @@ static bool close_may_block(const struct open_file *file)
 {
     struct statx stat;
 
-    return file->is_writable || !file->inode->mount->is_local || host_stat(file->fd, &stat) < 0 || stat.stx_nlink == 0;
+    return __atomic_load_n(&file->was_changed, __ATOMIC_RELAXED) || !file->inode->mount->is_local || host_stat(file->fd, &stat) < 0 || stat.stx_nlink == 0;
 }
 
 int64_t passthroughfs_release(struct passthroughfs *pt, struct fuse_request *request, struct host_inode *inode)

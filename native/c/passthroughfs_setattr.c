@@ -32,7 +32,7 @@ static int set_mode(struct passthroughfs *pt, int fd, const struct fuse_setattr_
     return result(fchmodat(pt->proc_fd, name, in->mode & 07777, 0));
 }
 
-static int set_size(struct passthroughfs *pt, struct host_inode *inode, const struct open_file *file, const struct fuse_setattr_in *in)
+static int set_size(struct passthroughfs *pt, struct host_inode *inode, struct open_file *file, const struct fuse_setattr_in *in)
 {
     bool kills = in->valid & FATTR_KILL_SUIDGID;
     int fd, err;
@@ -44,6 +44,8 @@ static int set_size(struct passthroughfs *pt, struct host_inode *inode, const st
     fd = file && file->is_writable ? file->fd : inode_open(&pt->inodes, inode, O_WRONLY | O_NONBLOCK, true);
     if (fd < 0)
         return fd;
+    if (file)
+        open_file_changed(file);
     err = kills ? caller_drop_fsetid(-1) : 0;
     if (!err) {
         err = result(ftruncate(fd, (off_t)in->size));
@@ -76,7 +78,7 @@ static int set_times(int fd, const struct fuse_setattr_in *in)
     return result(utimensat(fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
 }
 
-static int change(struct passthroughfs *pt, struct host_inode *inode, const struct open_file *file, int fd, const struct fuse_setattr_in *in)
+static int change(struct passthroughfs *pt, struct host_inode *inode, struct open_file *file, int fd, const struct fuse_setattr_in *in)
 {
     int err = 0;
 

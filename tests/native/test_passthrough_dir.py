@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.native.host_mounts import clean_mounts, tmpfs, umount
 from tests.native.share import Share, raises, same_attr
 from virtqueue import fuse_abi as abi
 from virtqueue.fuse_abi import Opcode
@@ -150,3 +151,32 @@ def test_a_directory_that_is_deleted_while_it_is_read(share: Share) -> None:
     with raises(errno.ENOENT):  # as the host says
         share.client.readdir(entry.nodeid, fh=fh)
     share.client.release(entry.nodeid, fh, directory=True)
+
+
+def test_listing_again_knows_what_stayed_and_sees_what_changed(share: Share) -> None:
+    """The second time entries are asked for by name, as they are probably known."""
+    fill(share.source, 60)
+    (share.source / "dir").mkdir()
+
+    def listed() -> dict[bytes, abi.Entry]:
+        return {d.name: d.entry for d in share.client.list_dir(share.root) if d.entry and d.entry.nodeid}
+
+    before = listed()
+    changed = [name for index, name in enumerate(sorted(before)) if index % 3 == 0 and name != b"dir"]
+    for name in changed:
+        path = share.source / os.fsdecode(name)
+        path.unlink()
+        path.write_bytes(b"another")  # of the same inode number, as likely as not
+    with clean_mounts(share.source):
+        tmpfs(share.source / "dir")
+        after = listed()
+        for name, entry in after.items():
+            path = share.source / os.fsdecode(name)
+            same_attr(entry.attr, path)
+            same_attr(share.client.getattr(entry.nodeid), path)
+            assert (entry.nodeid == before[name].nodeid) is (name not in changed and name != b"dir")
+        assert share.facts().mounts == 1
+        umount(share.source / "dir")
+    for entries in (before, after):
+        share.client.batch_forget([(entry.nodeid, 1) for entry in entries.values()])
+    assert share.facts()[:4] == (0, 0, 0, 0)

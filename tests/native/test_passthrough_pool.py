@@ -160,6 +160,25 @@ def test_a_closed_file_that_was_deleted_is_deleted_by_the_pool(share: Share) -> 
     assert pool_runs(share) == before + 1
 
 
+def test_a_file_that_was_not_written_is_closed_at_once(share: Share) -> None:
+    client = share.client
+    entry, fh = client.create(share.root, b"new")
+    before = pool_runs(share)
+    client.release(entry.nodeid, fh)
+    assert pool_runs(share) == before
+    for change in ("write", "truncate", "fallocate"):
+        fh = client.open_file(entry.nodeid, os.O_RDWR)
+        if change == "write":
+            client.write(entry.nodeid, fh, 0, b"x")
+        elif change == "truncate":
+            client.truncate(entry.nodeid, 5, fh=fh)
+        else:
+            client.fallocate(entry.nodeid, fh, 0, 4096)
+        before = pool_runs(share)
+        client.release(entry.nodeid, fh)
+        assert pool_runs(share) == before + 1, change
+
+
 def test_a_release_waits_behind_nothing_of_the_frozen(share: Share) -> None:
     """Written files are closed by the pool; the guest does not wait for that, nor for another file."""
     client = share.client
