@@ -102,6 +102,7 @@ int open_file_add(struct open_file_table *table, struct host_inode *inode, int f
         .inode = inode,
         .fd = fd,
         .is_writable = (flags & O_ACCMODE) != O_RDONLY,
+        .is_synchronous = flags & (O_DSYNC | O_SYNC),
         .was_changed = flags & O_TRUNC,
         .appends = flags & O_APPEND,
     };

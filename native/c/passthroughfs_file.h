@@ -19,6 +19,7 @@ struct open_file {
     struct host_inode *inode;
     int fd;
     bool is_writable;
+    bool is_synchronous;    /* each write waits for the disk */
     bool was_changed;       /* atomic: written to, or cut */
     bool appends;           /* it was opened with O_APPEND, which stays with us: see passthroughfs_io.c */
     bool nowait_unsupported[2]; /* atomic; of reads, of writes */

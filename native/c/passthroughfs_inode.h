@@ -36,7 +36,7 @@ struct host_inode;
 struct host_mount {
     struct host_mount *next; /* under inode_table.mounts_lock, as refs is */
     unsigned refs;
-    uint64_t mnt_id, dev;
+    uint64_t mnt_id, dev, root_ino; /* before Linux 6.8 the next mount gets the id of one that is gone */
     uint16_t root_type;        /* S_IFMT bits: a file can be mounted, too */
     struct host_inode *parent; /* it is mounted on `name` in this one; NULL: the source's own */
     bool is_local;             /* what is in the kernel's caches is served without blocking */

@@ -108,7 +108,7 @@ static int64_t write_as_asked(struct fuse_request *request, struct open_file *fi
     int64_t result;
     int flags;
 
-    if (!request->may_block && (appends || kills || in->size > MAX_INLINE_WRITE))
+    if (!request->may_block && (appends || kills || file->is_synchronous || in->size > MAX_INLINE_WRITE))
         return -EAGAIN;
     if (!choose(request, file, WRITES, &flags))
         return -EAGAIN;

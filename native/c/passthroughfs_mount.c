@@ -41,7 +41,8 @@ static void classify(struct host_mount *mount, int fd)
         mount->is_local = mount->copies_at_open = true;
         break;
     case FUSE_SUPER_MAGIC:
-        /* Its handles stand only as long as the kernel remembers the inode by itself. */
+    case MSDOS_SUPER_MAGIC:
+        /* Their handles stand only as long as the kernel remembers the inode by itself. */
         mount->has_handles = false;
         break;
     default: /* a network's, or unknown: every call may wait for somebody else */
@@ -73,6 +74,7 @@ static struct host_mount *new_mount(struct inode_table *table, const char *name,
     strcpy(mount->name, name);
     mount->mnt_id = stat->stx_mnt_id;
     mount->dev = host_dev(stat);
+    mount->root_ino = stat->stx_ino;
     mount->root_type = stat->stx_mode & S_IFMT;
     mount->refs = 1;
     mount->fd = -1;
@@ -95,11 +97,17 @@ int host_mount_new_source(struct inode_table *table, int source_fd, const struct
     return 0;
 }
 
-static struct host_mount *find_locked(struct inode_table *table, const struct host_inode *parent, const char *name, uint64_t mnt_id)
+/* Whether `stat` is of the mount's root. A handle must not be opened on another file system than its own. */
+static bool is_root_of(const struct host_mount *mount, const struct statx *stat)
 {
-    struct host_mount *mount = table->mounts[mnt_id % HOST_MOUNT_BUCKETS];
+    return mount->mnt_id == stat->stx_mnt_id && mount->dev == host_dev(stat) && mount->root_ino == stat->stx_ino;
+}
 
-    while (mount && (mount->mnt_id != mnt_id || mount->parent != parent || strcmp(mount->name, name)))
+static struct host_mount *find_locked(struct inode_table *table, const struct host_inode *parent, const char *name, const struct statx *stat)
+{
+    struct host_mount *mount = table->mounts[stat->stx_mnt_id % HOST_MOUNT_BUCKETS];
+
+    while (mount && (!is_root_of(mount, stat) || mount->parent != parent || strcmp(mount->name, name)))
         mount = mount->next;
     return mount;
 }
@@ -122,7 +130,7 @@ static int add(struct inode_table *table, struct host_inode *parent, const char 
     __atomic_add_fetch(&parent->refs, 1, __ATOMIC_RELAXED); /* the caller has one */
     mount->parent = parent;
     pthread_mutex_lock(&table->mounts_lock);
-    other = find_locked(table, parent, name, stat->stx_mnt_id);
+    other = find_locked(table, parent, name, stat);
     if (other) {
         other->refs++;
     } else {
@@ -145,7 +153,7 @@ int host_mount_find(struct inode_table *table, struct host_inode *parent, const 
     struct host_mount *mount;
 
     pthread_mutex_lock(&table->mounts_lock);
-    mount = find_locked(table, parent, name, stat->stx_mnt_id);
+    mount = find_locked(table, parent, name, stat);
     if (mount)
         mount->refs++;
     pthread_mutex_unlock(&table->mounts_lock);
@@ -197,7 +205,7 @@ int host_mount_walk(struct inode_table *table, struct host_mount *mount, int fla
     host_path_close(&parent);
     if (fd < 0) /* the directory that it was mounted on is gone, or a file is there now */
         return fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP ? -ESTALE : fd;
-    if (host_stat(fd, &stat) < 0 || stat.stx_mnt_id != mount->mnt_id) {
+    if (host_stat(fd, &stat) < 0 || !is_root_of(mount, &stat)) {
         close(fd);
         return -ESTALE;
     }
