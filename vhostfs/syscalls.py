@@ -114,6 +114,8 @@ def allowed(*, network: bool, late_code: bool, passthrough: bool, file_handles: 
         yield Rule("prctl", (masked_equal(0, _INT, option),))
     yield Rule("prlimit64", (masked_equal(0, _INT, 0), equal(2, 0)))  # reads its own limits
     yield Rule("getrlimit")
+    for name in ("getpriority", "setpriority"):  # of the calling thread; without SYS_NICE only downwards
+        yield Rule(name, (masked_equal(0, _INT, os.PRIO_PROCESS), masked_equal(1, _INT, 0)))
     for request in _IOCTLS.values():
         yield Rule("ioctl", (masked_equal(1, _INT, request),))
     yield Rule("mprotect", (masked_equal(2, _PROT_EXEC, 0),))

@@ -5,7 +5,7 @@
 #ifndef VHOSTFS_IO_POOL_H
 #define VHOSTFS_IO_POOL_H
 #include <pthread.h>
-#include <stdbool.h>
+#include <semaphore.h>
 
 struct fuse_context;
 
@@ -21,12 +21,13 @@ struct io_job {
 
 struct io_pool {
     pthread_mutex_t lock;
-    pthread_cond_t work;
+    /* One for each job. Not a condition: to signal one waits, in glibc, until the thread that the last
+     * signal woke has had a CPU, and this is a queue thread that has hits to answer. */
+    sem_t tokens;
     struct io_job *head, **tail;
     pthread_t threads[IO_POOL_THREADS];
     struct fuse_context *contexts[IO_POOL_THREADS]; /* the caller's, one a thread */
     unsigned started, running, idle, queued;
-    bool stopping;
 };
 
 void io_pool_init(struct io_pool *pool);

@@ -109,9 +109,11 @@ static void run_in_pool(struct io_job *job, struct fuse_context *context)
     parked->request.context = context;
     parked->result = fuse_handle(queue->server, &parked->request);
     pthread_mutex_lock(&queue->lock);
-    parked->next = queue->done;
-    queue->done = parked;
-    queue->in_pool--;
+    parked->next = __atomic_load_n(&queue->done, __ATOMIC_RELAXED);
+    /* release: the result before the request is seen on the list; acquired by queue_collect_done */
+    while (!__atomic_compare_exchange_n(&queue->done, &parked->next, parked, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+        ;
+    __atomic_sub_fetch(&queue->in_pool, 1, __ATOMIC_RELAXED);
     pthread_cond_broadcast(&queue->changed);
     queue_wake(queue); /* under the lock: the queue cannot be destroyed before we are out of it */
     pthread_mutex_unlock(&queue->lock);
@@ -123,9 +125,7 @@ static void to_pool(struct parked *parked)
 
     QUEUE_COUNT(queue, pool_reads, 1);
     parked->request.may_block = true;
-    pthread_mutex_lock(&queue->lock);
-    queue->in_pool++;
-    pthread_mutex_unlock(&queue->lock);
+    __atomic_add_fetch(&queue->in_pool, 1, __ATOMIC_RELAXED);
     parked->job.run = run_in_pool;
     if (io_pool_submit(queue->pool, &parked->job))
         run_in_pool(&parked->job, &queue->context); /* no thread could be had: slow is better than wrong */
@@ -180,10 +180,10 @@ void queue_park(struct queue *queue, const struct fuse_request *request)
 
 void queue_collect_done(struct queue *queue)
 {
-    pthread_mutex_lock(&queue->lock);
-    struct parked *done = queue->done;
-    queue->done = NULL;
-    pthread_mutex_unlock(&queue->lock);
+    /* acquire: pairs with run_in_pool. Without the lock: a pool thread that lost its CPU while it holds
+     * it, to this very thread perhaps that it woke, would hold up the ring. */
+    struct parked *done = __atomic_exchange_n(&queue->done, NULL, __ATOMIC_ACQUIRE);
+
     while (done) {
         struct parked *next = done->next;
         if (done->result == FUSE_PARKED)

@@ -129,7 +129,7 @@ static void obey_pause(struct queue *queue)
 {
     pthread_mutex_lock(&queue->lock);
     while (queue->order == QUEUE_PAUSE) {
-        if (!queue->in_pool && !queue->is_paused) {
+        if (!__atomic_load_n(&queue->in_pool, __ATOMIC_RELAXED) && !queue->is_paused) {
             queue->is_paused = true;
             pthread_cond_broadcast(&queue->changed);
         }
@@ -147,7 +147,7 @@ static bool may_stop(struct queue *queue)
 
     pthread_mutex_lock(&queue->lock);
     deadline = queue->stop_deadline_ns;
-    pool_is_done = !queue->in_pool && !queue->done;
+    pool_is_done = !__atomic_load_n(&queue->in_pool, __ATOMIC_RELAXED) && !__atomic_load_n(&queue->done, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&queue->lock);
     if (queue->parked && (!queue->vq.used || queue_now_ns() >= deadline))
         queue_fail_parked(queue);
@@ -166,9 +166,7 @@ static void *queue_main(void *argument)
     for (;;) {
         bool attention = __atomic_exchange_n(&queue->attention, false, __ATOMIC_ACQUIRE);
         if (attention) {
-            pthread_mutex_lock(&queue->lock);
-            order = queue->order;
-            pthread_mutex_unlock(&queue->lock);
+            order = __atomic_load_n(&queue->order, __ATOMIC_RELAXED); /* given before the attention was raised */
             if (order == QUEUE_PAUSE) {
                 obey_pause(queue);
                 queue_wake(queue); /* memory, ring and chunks may all have changed: look at everything */
@@ -280,7 +278,7 @@ int queue_start(struct queue *queue, int kick_fd)
 static void give_order(struct queue *queue, enum queue_order order)
 {
     pthread_mutex_lock(&queue->lock);
-    queue->order = order;
+    __atomic_store_n(&queue->order, order, __ATOMIC_RELAXED);
     pthread_cond_broadcast(&queue->changed);
     pthread_mutex_unlock(&queue->lock);
     queue_wake(queue);

@@ -56,11 +56,11 @@ struct queue {
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    enum queue_order order;    /* under lock */
+    enum queue_order order;    /* atomic: given under lock, looked at with attention */
     bool is_paused;            /* under lock */
     uint64_t stop_deadline_ns; /* under lock */
-    struct parked *done;       /* under lock: back from the pool */
-    unsigned in_pool;          /* under lock */
+    struct parked *done;       /* atomic: back from the pool, hung up under lock, taken down without */
+    unsigned in_pool;          /* atomic: the thread counts up, the pool down under lock */
     bool attention;            /* atomic: look at order, done and parked requests */
 
     /* the thread's own */

@@ -2,6 +2,7 @@
 #include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/resource.h>
 
 #include "check.h"
 #include "io_pool.h"
@@ -131,11 +132,31 @@ static void test_many_submitters(void)
             CHECK_EQ(all[i][k].runs, 1);
 }
 
+static int priority_of_job;
+
+static void look_at_priority(struct io_job *job, struct fuse_context *context)
+{
+    priority_of_job = getpriority(PRIO_PROCESS, 0);
+}
+
+static void test_jobs_give_way_to_who_submits_them(void)
+{
+    struct io_job job = { .run = look_at_priority };
+    int before = getpriority(PRIO_PROCESS, 0);
+
+    io_pool_init(&pool);
+    CHECK_EQ(io_pool_submit(&pool, &job), 0);
+    io_pool_destroy(&pool);
+    CHECK(priority_of_job > before || before == 19);
+    CHECK_EQ(getpriority(PRIO_PROCESS, 0), before);
+}
+
 int main(void)
 {
     RUN(test_a_pool_without_work_has_no_threads);
     RUN(test_blocked_jobs_get_a_thread_each_up_to_the_bound);
     RUN(test_what_is_queued_is_done_before_the_end);
     RUN(test_many_submitters);
+    RUN(test_jobs_give_way_to_who_submits_them);
     return 0;
 }
