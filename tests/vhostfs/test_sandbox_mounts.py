@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.vhostfs.sandboxed import run_sandboxed, start
-from vhostfs.sandbox_nydusd import KATA_SHARED, PASSTHROUGH_CAPABILITIES, SNAPSHOTTER_ROOTS, nydusd_policy
-from vhostfs.sandbox_options import SandboxOptions
+from tests.vhostfs.sandboxed import start
+from vhostfs.sandbox_nydusd import PASSTHROUGH_CAPABILITIES
 from vhostfs.sandbox_policy import Place, SandboxPolicy, Use
 from vhostfs.sandbox_root import MountTable, resolve
 
@@ -216,50 +215,3 @@ def test_a_loop_of_symlinks_ends(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="Too many levels"):
         resolve(tmp_path / "a" / "x")
-
-
-# policies of the daemons
-
-
-def test_nydusd_keeps_its_sockets_code_and_what_is_chosen(host: Path) -> None:
-    chosen = SandboxOptions(readable=(host / "snapshot",), writable=(host / "share",))
-    (host / "vm").mkdir()
-    (host / "log").mkdir()
-    policy = nydusd_policy(chosen, sockets=[host / "vm" / "api.sock"], logs=[host / "log" / "file.log"])
-    policy = policy._replace(followed=(host / "share",))  # whatever this machine has in /run
-    code = """
-import pydoc_data.topics, sqlite3  # from the standard library, a module and an extension
-top = Path(policy.places[0].path)
-host = [place.path for place in policy.places if place.use.name == "SOCKETS"][0].parent
-listening = socket.socket(socket.AF_UNIX)
-result = {
-    "parts": report.parts,
-    "socket": outcome(lambda: listening.bind(str(host / "vm/api.sock"))),
-    "unlink": outcome(lambda: os.unlink(host / "vm/api.sock")),
-    "log": outcome(lambda: (host / "log/file.log").write_text("x")),
-    "rotate": outcome(lambda: (host / "log/file.log").rename(host / "log/file.log.1")),
-    "share": outcome(lambda: os.mknod(host / "share/whiteout", 0o020000, 0)),
-    "snapshot": outcome(lambda: (host / "snapshot/file").read_text()),
-    "change the snapshot": outcome(lambda: (host / "snapshot/file").write_text("x")),
-    "refusals": [report.refusal(Path(p), u) for p, u in [
-        (host / "share/x", Use.SHARED), (host / "snapshot/x", Use.READ), (host / "snapshot/x", Use.WRITE),
-        (host / "nowhere", Use.READ), (Path("/etc/shadow"), Use.READ)]],
-}
-"""
-    result = run_sandboxed(policy, code)
-    parts = result.pop("parts")
-    assert parts.pop("landlock").startswith("on")
-    assert set(parts.values()) == {"on"}
-    refusals = result.pop("refusals")
-    assert result.pop("change the snapshot") == "EROFS"
-    assert set(result.values()) == {"ok"}
-    assert refusals[:2] == [None, None]
-    assert "--sandbox-writable" in refusals[2] and str(host / "snapshot" / "x") in refusals[2]
-    assert "--sandbox-readable" in refusals[3] and "--sandbox-readable" in refusals[4]
-
-
-def test_nydusd_keeps_the_directories_of_kata_and_the_snapshotter() -> None:
-    places = {place.path: place.use for place in nydusd_policy(SandboxOptions()).places}
-    assert places[KATA_SHARED] is Use.SHARED
-    for root in SNAPSHOTTER_ROOTS:
-        assert places[root] is Use.READ and places[root / "cache"] is Use.WRITE
