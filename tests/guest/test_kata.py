@@ -150,7 +150,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
         "etc/removed": "removed",
         "gone/deep/file": "gone",
         "again/old/file": "old",
-        "folder/moved/file": "m",
+        "folder/moved/file": "file",
     }
     for name, text in texts.items():
         (source / name).write_text(text)

@@ -21,10 +21,15 @@ KNOWN = {
         "chown(-1, -1) changes nothing, so that the driver sends nothing: with HANDLE_KILLPRIV_V2 the "
         "set-user-id bit is the device's to clear, when it is asked to"
     ),
+    r"chown\.setid\.\d+\.root\.same|cap\.truncate\.root\.same": (
+        "what root sets to the owner or size that it has keeps set-id bits and capabilities: overlayfs ends a "
+        "copy-up so, and the two cannot be told apart"
+    ),
     r"create\.in-removed": (
         "a removed directory that is only somebody's working directory: held by its file handle, not by a "
         "descriptor, it is gone, and listing it is ESTALE"
     ),
+    r"hole\.seek\.(data|hole)-neg": "EINVAL, not ENXIO, for what is not an offset",
     r"hole\.seek\.folder": "the driver does not ask a device about holes in a directory",
     r"perm\.xattr\.trusted\.(owner|group|supp|other)|xattr\.user": (
         "the driver does not hide names of trusted attributes from users, as local file systems do; "
