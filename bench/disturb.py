@@ -1,7 +1,7 @@
 """`python -m bench.disturb FOLDER`: the storm of bench/storm.py made by a process of the host, until SIGTERM.
 
-As many writers that make each 4 KiB durable, copies of 1 MiB and reads of 128 KiB at a time, on the same
-files: what the machine's processors and disk cost a neighbour, without a back-end in between.
+As many writers that make each 4 KiB durable, writes of 128 KiB, copies of 1 MiB and reads of 128 KiB at a
+time, on the same files: what the machine's processors and disk cost a neighbour, with no back-end in between.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from pathlib import Path
 
 from bench.place import BenchError
 
-SYNCS, COPIES, READS = 4, 2, 4
+SYNCS, WRITES, COPIES, READS = 4, 2, 2, 4
 MIB = 1 << 20
 
 
 def write_and_sync(fd: int, size: int) -> None:
     os.pwrite(fd, os.urandom(64) * 64, random.randrange(size // 4096) * 4096)
     os.fdatasync(fd)
+
+
+def write(fd: int, size: int) -> None:
+    os.pwrite(fd, bytes(128 << 10), random.randrange(size // (128 << 10)) * (128 << 10))
 
 
 def copy(fd: int, size: int) -> None:
@@ -62,6 +66,7 @@ def main() -> int:
     folder = Path(sys.argv[1])
     for name, action, count in (
         ("synced", write_and_sync, SYNCS),
+        ("written", write, WRITES),
         ("copied", copy, COPIES),
         ("cold", read, READS),
     ):

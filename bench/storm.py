@@ -4,6 +4,7 @@ Latency of 4 KiB hits of an image, one at a time, and of its look-ups, on the on
 vhostfs-nydusd; beside them on that queue nothing, or a storm on the shared directory:
 
 - fsync: writers that make each 4 KiB durable;
+- writes of 128 KiB;
 - copies of 1 MiB by COPY_FILE_RANGE;
 - cold reads of a file that is kept out of the page cache;
 - all of them;
@@ -39,15 +40,17 @@ from tests.guest.debian import PackageError
 GOAL = 2.0
 HITS = ["randread4k:1", "lookupdir:1", "seqread128k:1"]
 FSYNC = ["-b", "writefsync:4:containers/synced"]
+WRITE = ["-b", "write128k:2:containers/written"]
 COPY = ["-b", "copy1m:2:containers/copied"]
 COLD = ["-b", "randread128k:4:containers/cold"]
 BY_HOST = "all, by the host"
 STORMS: dict[str, list[str]] = {
     "nothing": [],
     "fsync": FSYNC,
+    "writes": WRITE,
     "copies": COPY,
     "cold reads": COLD,
-    "all": [*FSYNC, *COPY, *COLD],
+    "all": [*FSYNC, *WRITE, *COPY, *COLD],
     BY_HOST: [],
 }
 
@@ -68,7 +71,7 @@ def make_share(size_mib: int) -> Path:
     share = WORK / "storm"
     shutil.rmtree(share, ignore_errors=True)
     share.mkdir(parents=True)
-    for name in ("synced", "copied", "cold"):
+    for name in ("synced", "written", "copied", "cold"):
         shutil.copyfile(tree.tree(size_mib) / "big", share / name)
     os.sync()
     return share
@@ -91,7 +94,17 @@ def show(out: Console, rows: dict[tuple[str, str], Row]) -> list[str]:
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("hits of the image", "beside them"):
         table.add_column(name)
-    for name in ("hits/s", "p50 us", "p99 us", "worst us", "p99 / quiet", "fsync /s", "copies /s", "cold /s"):
+    for name in (
+        "hits/s",
+        "p50 us",
+        "p99 us",
+        "worst us",
+        "p99 / quiet",
+        "fsync /s",
+        "writes /s",
+        "copies /s",
+        "cold /s",
+    ):
         table.add_column(name, justify="right")
     missed = []
     for (hit, storm), row in rows.items():
@@ -99,7 +112,7 @@ def show(out: Console, rows: dict[tuple[str, str], Row]) -> list[str]:
         cells = [f"{row.p('ops_per_s'):,.0f}"]
         cells += [f"{row.p(name):,.1f}" for name in ("p50_us", "p99_us", "worst_us")]
         cells.append(f"[{'red' if ratio > GOAL else 'green'}]{ratio:.2f}[/]")
-        for pattern in ("writefsync", "copy1m", "randread128k"):
+        for pattern in ("writefsync", "write128k", "copy1m", "randread128k"):
             rates = [
                 load.entries_per_s or load.ops_per_s
                 for round_ in row.beside

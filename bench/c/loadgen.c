@@ -35,7 +35,7 @@ static void usage(void)
     fputs("usage: loadgen SOCKET -f FILE -d DIR -w PATTERN:DEPTH[:FILE][,PATTERN:DEPTH...] [options]\n"
           "  -f FILE   of the share, to read and look up      -d DIR   of the share, to list and look up in\n"
           "  -w ...    workloads, in flight on each queue     -s SECS  length of each (2)\n"
-          "  -b PATTERN:DEPTH:FILE   runs beside each workload, on the same queues; up to three\n"
+          "  -b PATTERN:DEPTH:FILE   runs beside each workload, on the same queues; up to four\n"
           "  -q N      request queues (1)                     -z N     size of a queue (1024)\n"
           "  -p PID    of the back-end, for its CPU time      -W       read FILE once before\n"
           "  -v ROOT   compare all data and metadata with the local copy of the share at ROOT (not for timings)\n"

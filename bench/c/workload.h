@@ -41,7 +41,7 @@ struct share {
     struct listing listing; /* of it */
 };
 
-#define MAX_LOADS 4
+#define MAX_LOADS 5
 
 /* One pattern at one depth on one file, and what came of it. */
 struct load {
