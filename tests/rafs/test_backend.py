@@ -55,6 +55,35 @@ async def test_errors_name_blob_and_place(tmp_path: Path) -> None:
             await backend.read_range("../" + BLOB_ID, 0, 1)
 
 
+async def test_the_first_directory_that_has_a_blob_counts(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    second.mkdir()
+    (second / BLOB_ID).write_bytes(b"second")
+    backend = LocalBackend(first, second)
+    assert await backend.read_range(BLOB_ID, 0, 6) == b"second"
+    with pytest.raises(BlobNotFound, match=f"no such file in {first} or {second}"):
+        await backend.read_range("cd" * 32, 0, 1)
+    await backend.close()
+    first.mkdir()
+    (first / BLOB_ID).write_bytes(b"first")
+    backend = LocalBackend(first, second)
+    assert await backend.read_range(BLOB_ID, 0, 5) == b"first"
+    await backend.close()
+
+
+async def test_one_file_stands_for_every_blob(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(CONTENT)
+    backend = LocalBackend(blob_file=tmp_path / "blob")
+    assert (
+        await backend.read_range(BLOB_ID, 3, 4) == await backend.read_range("cd" * 32, 3, 4) == CONTENT[3:7]
+    )
+    await backend.close()
+    backend = LocalBackend(blob_file=tmp_path / "none")
+    with pytest.raises(BlobNotFound, match="none"):
+        await backend.blob_size(BLOB_ID)
+    await backend.close()
+
+
 async def test_open_files_are_bounded(tmp_path: Path) -> None:
     ids = [f"{number:064x}" for number in range(LocalBackend.MAX_OPEN + 20)]
     for blob_id in ids:

@@ -129,6 +129,29 @@ def test_closing_leaves_a_successor_alone(path: Path) -> None:
         assert can_connect(path)
 
 
+def test_a_path_may_go_before_its_socket(path: Path) -> None:
+    with closing(Listener.bind(str(path))) as listener:
+        with socket.socket(socket.AF_UNIX) as waiting:
+            waiting.connect(str(path))
+            listener.unlink()
+            listener.unlink()
+            assert names(path.parent) == []
+            listener.sock.accept()[0].close()  # it listens on
+        with closing(Listener.bind(str(path))):
+            listener.unlink()  # the successor's
+            assert can_connect(path)
+
+
+def test_a_backlog_as_long_as_wished(path: Path) -> None:
+    with closing(Listener.bind(str(path), backlog=100)):
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(100)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect(str(path))  # BlockingIOError when there is no room
+        for client in clients:
+            client.close()
+
+
 def test_relative_paths_survive_a_chdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     listener = Listener.bind("vhost.sock")

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vhostfs.nydusd.config import Config, LocalFs, Registry, public_view
@@ -303,6 +303,7 @@ def paths(value: Any, prefix: str = "") -> list[str]:
     ]
 
 
+@settings(deadline=None)
 @given(st.sampled_from([LEGACY, V2]), st.data())
 def test_errors_show_no_values(original: dict[str, Any], data: st.DataObject) -> None:
     """Whatever is put wherever: it parses, or is refused by a sentence in which the value does not stand."""
@@ -317,6 +318,7 @@ def test_errors_show_no_values(original: dict[str, Any], data: st.DataObject) ->
         assert isinstance(config, Config)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([LEGACY, V2]), st.data())
 def test_unknown_fields_change_nothing(original: dict[str, Any], data: st.DataObject) -> None:
     """Any field that nobody knows, at any level, is told of and has no effect."""
