@@ -22,8 +22,8 @@ KNOWN = {
         "set-user-id bit is the device's to clear, when it is asked to"
     ),
     r"chown\.setid\.\d+\.root\.same|cap\.truncate\.root\.same": (
-        "what root sets to the owner or size that it has keeps set-id bits and capabilities: overlayfs ends a "
-        "copy-up so, and the two cannot be told apart"
+        "what root sets to the owner or size that it has keeps set-id bits and capabilities: overlayfs ends "
+        "a copy-up so, and the two cannot be told apart"
     ),
     r"create\.in-removed": (
         "a removed directory that is only somebody's working directory: held by its file handle, not by a "
