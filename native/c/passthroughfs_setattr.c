@@ -78,15 +78,34 @@ static int set_times(int fd, const struct fuse_setattr_in *in)
     return result(utimensat(fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
 }
 
-static int change(struct passthroughfs *pt, struct host_inode *inode, struct open_file *file, int fd, const struct fuse_setattr_in *in)
+/* overlayfs ends a copy-up by setting, as root, the owner and the size that the copy has already. The
+ * host would take away capabilities and set-id bits that were copied before; so what root sets to
+ * what it is, is left alone. */
+static bool is_owner_already(const struct statx *stat, const struct fuse_setattr_in *in)
 {
-    int err = 0;
+    return (!(in->valid & FATTR_UID) || in->uid == stat->stx_uid) && (!(in->valid & FATTR_GID) || in->gid == stat->stx_gid);
+}
 
-    if (in->valid & (FATTR_UID | FATTR_GID))
+static bool is_size_already(const struct statx *stat, const struct fuse_setattr_in *in)
+{
+    return in->size == stat->stx_size && !(in->valid & FATTR_KILL_SUIDGID) && S_ISREG(stat->stx_mode);
+}
+
+static int change(struct passthroughfs *pt, struct host_inode *inode, struct open_file *file, int fd,
+                  const struct fuse_setattr_in *in, bool is_root)
+{
+    struct statx stat = { 0 };
+    bool asks = is_root && (in->valid & (FATTR_UID | FATTR_GID | FATTR_SIZE));
+    int err = asks ? host_stat(fd, &stat) : 0;
+
+    if (!err && (in->valid & (FATTR_UID | FATTR_GID)) && !(asks && is_owner_already(&stat, in)))
         err = set_owner(fd, in);
     if (!err && (in->valid & FATTR_MODE))
         err = set_mode(pt, fd, in);
-    if (!err && (in->valid & FATTR_SIZE))
+    if (!err && (in->valid & FATTR_SIZE) && asks && is_size_already(&stat, in)) /* setting it would set the time */
+        err = result(utimensat(fd, "", (struct timespec[]){ { .tv_nsec = UTIME_OMIT }, { .tv_nsec = UTIME_NOW } },
+                               AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
+    else if (!err && (in->valid & FATTR_SIZE))
         err = set_size(pt, inode, file, in);
     if (!err && (in->valid & (FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW)))
         err = set_times(fd, in);
@@ -105,7 +124,7 @@ int64_t passthroughfs_setattr(struct passthroughfs *pt, struct fuse_request *req
         return -EBADF;
     err = inode_path(&pt->inodes, inode, request->may_block, &path);
     if (!err) {
-        err = change(pt, inode, file, path.fd, in);
+        err = change(pt, inode, file, path.fd, in, request->in.uid == 0);
         if (!err)
             err = host_stat(path.fd, &stat);
         host_path_close(&path);
