@@ -32,9 +32,9 @@ class SlowBackend:
     async def blob_size(self, blob_id: str) -> int:
         return await self._inner.blob_size(blob_id)
 
-    async def read_range(self, blob_id: str, offset: int, length: int) -> bytes:
+    async def read_range(self, blob_id: str, offset: int, length: int, *, again: bool = False) -> bytes:
         await asyncio.sleep(self._delay_s)
-        return await self._inner.read_range(blob_id, offset, length)
+        return await self._inner.read_range(blob_id, offset, length, again=again)
 
     async def close(self) -> None:
         await self._inner.close()

@@ -31,17 +31,34 @@ class ImageUnsupported(RafsError):
 
 
 class BlobUnavailable(RafsError):
-    """The back-end did not deliver (network, permission, missing blob)."""
+    """The back-end did not deliver; what is below says why, and `kind` says that in a word, for metrics."""
 
     fault: ClassVar[str] = "back-end"
+    kind: ClassVar[str] = "other"
+
+
+class BlobAuthError(BlobUnavailable):
+    """The back-end refuses us: credentials are missing, wrong or expired, or do not reach that far."""
+
+    kind = "auth"
+
+
+class BlobNetworkError(BlobUnavailable):
+    """The back-end cannot be reached, stalls, or says that it has too much to do."""
+
+    kind = "network"
 
 
 class BlobNotFound(BlobUnavailable):
     """The back-end answered that it has no such blob."""
 
+    kind = "missing"
+
 
 class BlobCorrupt(BlobUnavailable):
     """The back-end delivered bytes that do not fit the image: short, undecodable or with a wrong digest."""
+
+    kind = "corrupt"
 
 
 class CacheError(RafsError):

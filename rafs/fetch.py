@@ -28,7 +28,7 @@ from rafs.budget import Budget
 from rafs.cache import CachedBlob
 from rafs.chunk_state import MergeLimits, RangedRequest, Run, plan_requests, runs_of, sort_misses, split_work
 from rafs.codec import Compressor, chunk_digest, decode_chunk, verify_chunk
-from rafs.errors import RafsError
+from rafs.errors import BlobCorrupt, RafsError
 
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -242,13 +242,36 @@ class Fetcher:
                 self._reuse(batch, runs_of(sorted(ready)))
                 rest = [c for c in request.chunks if c.chunk_idx not in ready] if ready else request.chunks
                 for part in plan_requests(rest, self._limits.merge) if ready else [request]:
-                    data = await self._read(blob, part)
-                    await self._store(blob, batch, part, data, digest_of)
+                    await self._fetch_part(blob, batch, part, digest_of)
         except RafsError as error:
             batch.fail([chunk.chunk_idx for chunk in request.chunks], error)
 
-    async def _read(self, blob: OpenBlob, request: RangedRequest) -> bytes:
-        read = read_exactly(self._backend, blob.blob_id, request.offset, request.length)
+    async def _fetch_part(
+        self, blob: OpenBlob, batch: _Batch, part: RangedRequest, digest_of: DigestOf | None
+    ) -> None:
+        """Read and store; what comes with wrong bytes is asked for once more, elsewhere if possible."""
+        failed = await self._store(blob, batch, part, await self._read(blob, part), digest_of)
+        wrong = {index: error for index, error in failed.items() if isinstance(error, BlobCorrupt)}
+        for index in failed.keys() - wrong.keys():
+            batch.fail([index], failed[index])
+        for request in plan_requests([c for c in part.chunks if c.chunk_idx in wrong], self._limits.merge):
+            data = await self._read(blob, request, again=True)
+            failed = await self._store(blob, batch, request, data, digest_of)
+            for chunk in request.chunks:
+                if error := failed.get(chunk.chunk_idx):
+                    batch.fail([chunk.chunk_idx], error)
+                else:
+                    self._counters["reread_chunks"] += 1
+                    reason = wrong[chunk.chunk_idx]
+                    log.warning(
+                        "blob %s chunk %d: came right the second time, first: %s",
+                        blob.blob_id,
+                        chunk.chunk_idx,
+                        reason,
+                    )
+
+    async def _read(self, blob: OpenBlob, request: RangedRequest, *, again: bool = False) -> bytes:
+        read = read_exactly(self._backend, blob.blob_id, request.offset, request.length, again=again)
         if blob.cache.is_prepared:
             data = await read
         else:  # two fsyncs: not after the read but beside it
@@ -259,12 +282,14 @@ class Fetcher:
 
     async def _store(
         self, blob: OpenBlob, batch: _Batch, request: RangedRequest, data: bytes, digest_of: DigestOf | None
-    ) -> None:
+    ) -> dict[int, RafsError]:
+        """Decode, verify, write and complete; return what is the matter with each chunk that failed."""
+        failed: dict[int, RafsError] = {}
+
         async def work(piece: list[Chunk]) -> None:
             outcome = await self._run(blob, lambda: _decode(blob, request.offset, data, piece, digest_of))
             batch.complete(outcome.done)
-            for index, error in outcome.failed:
-                batch.fail([index], error)
+            failed.update(outcome.failed)
             self._counters["fetched_chunks"] += len(outcome.done)
             self._counters["verified_chunks"] += len(outcome.done) - outcome.unverified
             self._counters["unverified_chunks"] += outcome.unverified
@@ -277,6 +302,7 @@ class Fetcher:
         in_order = sorted(request.chunks)
         with blob.cache.filling():
             await asyncio.gather(*map(work, split_work(in_order, self._limits.work_size)))
+        return failed
 
     async def _run(self, blob: OpenBlob, job: Callable[[], _Result]) -> _Result:
         """Run in a thread, and let `stop` know of it: a cancelled await does not end a thread."""
@@ -294,6 +320,7 @@ _COUNTERS = (
     "unverified_chunks",
     "reused_chunks",
     "salvaged_chunks",
+    "reread_chunks",
     "failed_chunks",
 )
 

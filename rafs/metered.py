@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass, field
 
 from rafs.backend import BlobBackend
@@ -17,10 +18,14 @@ GROUPS = 8
 
 @dataclass
 class BackendStatistics:
-    """Sums since the start. `..._by_size[i]`: of reads in the i-th group of SIZE_LIMITS."""
+    """Sums since the start. `..._by_size[i]`: of reads in the i-th group of SIZE_LIMITS.
+
+    `errors_by_kind`: those of reads and of questions for a size, by `BlobUnavailable.kind`.
+    """
 
     reads: int = 0
     errors: int = 0
+    errors_by_kind: Counter[str] = field(default_factory=Counter)
     read_bytes: int = 0
     seconds: float = 0.0
     reads_by_size: list[int] = field(default_factory=lambda: [0] * GROUPS)
@@ -38,15 +43,20 @@ class MeteredBackend:
         self.statistics = BackendStatistics()
 
     async def blob_size(self, blob_id: str) -> int:
-        return await self._backend.blob_size(blob_id)
+        try:
+            return await self._backend.blob_size(blob_id)
+        except BlobUnavailable as error:
+            self.statistics.errors_by_kind[error.kind] += 1
+            raise
 
-    async def read_range(self, blob_id: str, offset: int, length: int) -> bytes:
+    async def read_range(self, blob_id: str, offset: int, length: int, *, again: bool = False) -> bytes:
         statistics, began = self.statistics, time.monotonic()
         try:
-            data = await self._backend.read_range(blob_id, offset, length)
-        except BlobUnavailable:
+            data = await self._backend.read_range(blob_id, offset, length, again=again)
+        except BlobUnavailable as error:
             statistics.reads += 1
             statistics.errors += 1
+            statistics.errors_by_kind[error.kind] += 1
             raise
         seconds = time.monotonic() - began
         size = bisect_right(SIZE_LIMITS, len(data))

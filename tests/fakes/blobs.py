@@ -200,6 +200,7 @@ class MemoryBackend:
 
     blobs: dict[str, bytes]
     reads: list[tuple[int, int]] = field(default_factory=list)  # (offset, length) of every read
+    again: list[tuple[int, int]] = field(default_factory=list)  # those of them that distrust the last answer
     answer: Callable[[int, int, bytes], bytes] | None = None  # may raise
     gate: asyncio.Event | None = None  # reads wait for it
     waiting: int = 0
@@ -208,8 +209,10 @@ class MemoryBackend:
     async def blob_size(self, blob_id: str) -> int:
         return len(self.blobs[blob_id])
 
-    async def read_range(self, blob_id: str, offset: int, length: int) -> bytes:
+    async def read_range(self, blob_id: str, offset: int, length: int, *, again: bool = False) -> bytes:
         self.reads.append((offset, length))
+        if again:
+            self.again.append((offset, length))
         self.waiting += 1
         self.max_waiting = max(self.max_waiting, self.waiting)
         try:

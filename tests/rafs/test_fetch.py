@@ -238,6 +238,20 @@ async def test_a_wrong_digest_never_becomes_ready(
         assert data_of(tmp_path)[start:end] == bytes(end - start)  # not even in the file
 
 
+async def test_wrong_bytes_are_asked_for_once_more(
+    tmp_path: Path, backend: MemoryBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path, backend) as run:
+        await run.miss(0)
+        backend.answer = lambda offset, length, data: data if backend.again else data[:-1] + b"x"
+        await run.miss(1, 3)
+        assert run.ready() == {0, 1, 2, 3}
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert line.startswith(f"blob {BLOB_ID} chunk 3: came right the second time, first: ")
+        assert len(backend.again) == 1 and backend.again[0][1] < backend.reads[-2][1]  # not the whole request
+        assert run.statistics("reread_chunks", "failed_chunks", "fetched_chunks") == [1, 0, 4]
+
+
 async def test_a_full_disk_fails_the_chunk_only(
     tmp_path: Path, backend: MemoryBackend, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 
-from rafs.errors import BlobUnavailable
+from rafs.errors import BlobAuthError, BlobCorrupt, BlobNetworkError, BlobNotFound, BlobUnavailable
 from rafs.metered import LATENCY_LIMITS, SIZE_LIMITS, MeteredBackend
 from tests.fakes.blobs import BLOB_ID, MemoryBackend
 
@@ -53,3 +54,30 @@ async def test_failures_count_and_those_who_give_up_do_not() -> None:
     assert metered.statistics.reads == 1
     assert await metered.blob_size(BLOB_ID) == len(CONTENT)
     await metered.close()
+
+
+@dataclass
+class FailingBackend(MemoryBackend):
+    """Fails with what stands in `error`."""
+
+    error: type[BlobUnavailable] = BlobUnavailable
+
+    async def blob_size(self, blob_id: str) -> int:
+        raise self.error(f"blob {blob_id}: broken on purpose")
+
+    async def read_range(self, blob_id: str, offset: int, length: int, *, again: bool = False) -> bytes:
+        raise self.error(f"blob {blob_id}: broken on purpose")
+
+
+async def test_failures_are_told_apart() -> None:
+    backend = FailingBackend({})
+    metered = MeteredBackend(backend)
+    for error in (BlobUnavailable, BlobAuthError, BlobNetworkError, BlobNotFound, BlobCorrupt):
+        backend.error = error
+        with pytest.raises(error):
+            await metered.read_range(BLOB_ID, 0, 1)
+        with pytest.raises(error):
+            await metered.blob_size(BLOB_ID)
+    kinds = ("other", "auth", "network", "missing", "corrupt")
+    assert metered.statistics.errors_by_kind == dict.fromkeys(kinds, 2)
+    assert (metered.statistics.reads, metered.statistics.errors) == (5, 5)

@@ -60,13 +60,13 @@ class GatedBackend(LocalBackend):
         self.waiting = 0
         self.reads = 0
 
-    async def read_range(self, blob_id: str, offset: int, length: int) -> bytes:
+    async def read_range(self, blob_id: str, offset: int, length: int, *, again: bool = False) -> bytes:
         if offset >= 1 << 20:  # the blob's tail: its metadata
-            return await super().read_range(blob_id, offset, length)
+            return await super().read_range(blob_id, offset, length, again=again)
         self.waiting += 1
         await self.gate.wait()
         self.waiting -= 1
         self.reads += 1
         if self.broken:
             raise BlobUnavailable(f"blob {blob_id}: broken on purpose")
-        return await super().read_range(blob_id, offset, length)
+        return await super().read_range(blob_id, offset, length, again=again)

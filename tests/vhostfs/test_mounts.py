@@ -141,10 +141,10 @@ class SlowTail(LocalBackend):
     gate: asyncio.Event
     waiting = 0
 
-    async def read_range(self, blob_id: str, offset: int, length: int) -> bytes:
+    async def read_range(self, blob_id: str, offset: int, length: int, *, again: bool = False) -> bytes:
         type(self).waiting += 1
         await self.gate.wait()
-        return await super().read_range(blob_id, offset, length)
+        return await super().read_range(blob_id, offset, length, again=again)
 
 
 @pytest.fixture

@@ -1,10 +1,4 @@
-"""Where blobs come from: the protocol of a back-end, and the one that reads a local directory.
-
-A back-end knows bytes only: no chunks, no digests, no cache. Retries, mirrors, tokens and time-outs are its
-own; when it raises, it has given up. All of its errors are `BlobUnavailable` or below and name the blob and
-the range. `read_exactly` is how the rest of the house calls it, so a back-end that returns too few or too
-many bytes is found out in one place.
-"""
+"""Blobs in directories of this host: a local disk or a NAS."""
 
 from __future__ import annotations
 
@@ -18,39 +12,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from rafs.blob_record import parse_blob_id
-from rafs.errors import BlobCorrupt, BlobNotFound, BlobUnavailable
-
-
-class BlobBackend(Protocol):
-    """What a registry, an object store or a directory has to offer. Called on the event loop only."""
-
-    async def blob_size(self, blob_id: str) -> int:
-        """Return the size of the stored blob in bytes. Raises BlobUnavailable."""
-        ...
-
-    async def read_range(self, blob_id: str, offset: int, length: int) -> bytes:
-        """Return the `length` bytes at `offset` of the stored blob. Raises BlobUnavailable.
-
-        May be cancelled at any await. Several calls run at the same time; the caller bounds how many.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Let go of connections and threads. No call is in flight."""
-        ...
-
-
-async def read_exactly(backend: BlobBackend, blob_id: str, offset: int, length: int) -> bytes:
-    """`backend.read_range`, or BlobCorrupt when the answer has another length than asked for."""
-    data = await backend.read_range(blob_id, offset, length)
-    if len(data) != length:
-        raise BlobCorrupt(
-            f"blob {blob_id}: the back-end returned {len(data)} of the {length} bytes at offset {offset}"
-        )
-    return data
+from rafs.errors import BlobNotFound, BlobUnavailable
 
 
 class _BlobFile:
@@ -99,7 +64,7 @@ class LocalBackend:
     async def blob_size(self, blob_id: str) -> int:
         return await self._run(blob_id, "its size", lambda file: file.size)
 
-    async def read_range(self, blob_id: str, offset: int, length: int) -> bytes:
+    async def read_range(self, blob_id: str, offset: int, length: int, *, again: bool = False) -> bytes:
         where = f"{length} bytes at offset {offset}"
         return await self._run(blob_id, where, lambda file: file.read(offset, length))
 
