@@ -90,18 +90,17 @@ void fuse_replace(struct fuse_server *server, uint16_t index, struct fuse_fs *fs
         retire(server, before);
 }
 
-int fuse_mount(struct fuse_server *server, struct fuse_fs *fs)
+int fuse_free_index(struct fuse_server *server, uint16_t *index)
 {
-    uint16_t index = server->last_index;
+    uint16_t at = server->last_index;
 
     do {
-        index = index + 1 < FUSE_MAX_MOUNTS - 1 ? index + 1 : 1;
-        if (!server->mounts[index]) {
-            server->last_index = index;
-            fuse_replace(server, index, fs);
+        at = at + 1 < FUSE_MAX_MOUNTS - 1 ? at + 1 : 1;
+        if (!server->mounts[at]) {
+            server->last_index = *index = at;
             return 0;
         }
-    } while (index != server->last_index);
+    } while (at != server->last_index);
     return -ENOSPC;
 }
 

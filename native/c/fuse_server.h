@@ -138,8 +138,8 @@ fuse_handler fuse_no_attribute;  /* ENODATA */
 int fuse_mounts_init(struct fuse_server *server);
 void fuse_mounts_destroy(struct fuse_server *server); /* frees what is still mounted */
 void fuse_add_context(struct fuse_server *server, struct fuse_context *context);
-/* Takes a free index, puts it into fs->index and fs into the table. -ENOSPC: there is none. */
-int fuse_mount(struct fuse_server *server, struct fuse_fs *fs);
+/* An index that nothing is mounted as: the one that was free the longest. -ENOSPC: there is none. */
+int fuse_free_index(struct fuse_server *server, uint16_t *index);
 /* Mounts `fs` as `index` instead of what is there, and frees that once nobody uses it. */
 void fuse_replace(struct fuse_server *server, uint16_t index, struct fuse_fs *fs);
 /* SYNCFS of all that is mounted, on a pool thread; the first error. And the end of a session for all;

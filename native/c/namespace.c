@@ -56,9 +56,11 @@ static uint32_t find_child(const struct namespace *namespace, uint32_t parent, c
     return child;
 }
 
+/* Behind its siblings: listings go by the node's number (pseudofs.c). */
 static int64_t add_child(struct namespace *namespace, uint32_t parent, const char *name, size_t length)
 {
     struct pseudo_node *nodes;
+    uint32_t *last;
     char *copy;
 
     if (namespace->count >= MAX_NODES)
@@ -71,8 +73,10 @@ static int64_t add_child(struct namespace *namespace, uint32_t parent, const cha
         free(copy);
         return -ENOMEM;
     }
-    nodes[namespace->count] = (struct pseudo_node){ .name = copy, .parent = parent, .next_sibling = nodes[parent].first_child };
-    nodes[parent].first_child = namespace->count;
+    nodes[namespace->count] = (struct pseudo_node){ .name = copy, .parent = parent };
+    for (last = &nodes[parent].first_child; *last; last = &nodes[*last].next_sibling)
+        ;
+    *last = namespace->count;
     return namespace->count++;
 }
 
@@ -102,15 +106,17 @@ static bool is_pseudo_root(const struct namespace *namespace)
     return namespace->nodes[FUSE_ROOT_ID].mount == 0;
 }
 
-/* Publishes the tree as it is now. */
-static int publish(struct namespace *namespace)
+/* Makes `index` what is mounted at a node, in a tree that is not published yet. NULL: no memory, and all is as before. */
+static struct fuse_fs *tree_with(struct namespace *namespace, int64_t node, uint16_t index)
 {
-    struct fuse_fs *tree = pseudofs_new(namespace->server, namespace->nodes, namespace->count);
+    uint16_t before = namespace->nodes[node].mount;
+    struct fuse_fs *tree;
 
+    namespace->nodes[node].mount = index;
+    tree = pseudofs_new(namespace->server, namespace->nodes, namespace->count);
     if (!tree)
-        return -ENOMEM;
-    fuse_replace(namespace->server, 0, tree);
-    return 0;
+        namespace->nodes[node].mount = before;
+    return tree;
 }
 
 /* One at "/" takes the place of the pseudo directories; its node is marked by an index that no
@@ -120,6 +126,8 @@ static int publish(struct namespace *namespace)
 int namespace_mount(struct namespace *namespace, const char *path, struct fuse_fs *fs)
 {
     int64_t at = is_pseudo_root(namespace) ? resolve(namespace, path, true) : -EEXIST;
+    struct fuse_fs *tree;
+    uint16_t index;
     int err;
 
     if (at < 0)
@@ -131,16 +139,16 @@ int namespace_mount(struct namespace *namespace, const char *path, struct fuse_f
         fuse_replace(namespace->server, 0, fs);
         return 0;
     }
-    err = fuse_mount(namespace->server, fs);
+    err = fuse_free_index(namespace->server, &index);
     if (err)
         return err;
-    namespace->nodes[at].mount = fs->index;
-    err = publish(namespace);
-    if (err) { /* nobody has seen it: take it back, and leave it to the caller */
-        namespace->nodes[at].mount = 0;
-        namespace->server->mounts[fs->index] = NULL;
-    }
-    return err;
+    tree = tree_with(namespace, at, index);
+    if (!tree)
+        return -ENOMEM;
+    /* From here on a guest can have seen it, and nothing fails. */
+    fuse_replace(namespace->server, index, fs);
+    fuse_replace(namespace->server, 0, tree);
+    return 0;
 }
 
 int namespace_find(struct namespace *namespace, const char *path, struct fuse_fs **out)
@@ -158,17 +166,17 @@ int namespace_umount(struct namespace *namespace, const char *path)
 {
     int64_t at = resolve(namespace, path, false);
     uint16_t index = at < 0 ? 0 : namespace->nodes[at].mount;
-    int err;
+    struct fuse_fs *tree;
 
     if (at < 0)
         return (int)at;
     if (!index)
         return -ENOENT;
-    namespace->nodes[at].mount = 0;
-    err = publish(namespace);
-    if (err)
-        namespace->nodes[at].mount = index;
-    else if (at != FUSE_ROOT_ID)
+    tree = tree_with(namespace, at, 0);
+    if (!tree)
+        return -ENOMEM;
+    fuse_replace(namespace->server, 0, tree);
+    if (at != FUSE_ROOT_ID)
         fuse_replace(namespace->server, index, NULL);
-    return err;
+    return 0;
 }

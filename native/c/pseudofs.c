@@ -126,24 +126,25 @@ static int64_t opendir_(struct fuse_server *server, struct fuse_request *request
     return node_of(request) ? fuse_reply(request, &out, sizeof(out)) : -ESTALE;
 }
 
+/* An entry's place in a listing is its node number, so that it stays the same when others come between
+ * two requests: siblings are in the order of their numbers, and all are greater than these two. */
+enum { SELF = 0, PARENT = 1 };
+
 static int64_t list(struct fuse_request *request, bool plus)
 {
     const struct fuse_read_in *in = (const struct fuse_read_in *)request->args;
     const struct pseudofs *pseudo = pseudofs_of(request);
     const struct pseudo_node *node = node_of(request);
     const struct fuse_entry_out unknown = { 0 }; /* node id 0: to be looked up when it is wanted */
-    uint64_t room = fuse_reply_room(request, in->size), done = 0, number = 0;
+    uint64_t room = fuse_reply_room(request, in->size), done = 0;
     uint8_t packed[FUSE_DIRENT_MAX];
-    uint32_t child;
+    uint32_t number = SELF;
 
     if (!node)
         return -ESTALE;
-    child = node->first_child;
-    for (;; number++) { /* 0 and 1 are "." and "..", then the children */
-        const char *name = number == 0 ? "." : number == 1 ? ".." : child ? pseudo->nodes[child].name : NULL;
-        uint64_t ino = number == 0 ? request->id : number == 1 ? node->parent : child;
-        if (!name)
-            break;
+    do {
+        const char *name = number == SELF ? "." : number == PARENT ? ".." : pseudo->nodes[number].name;
+        uint64_t ino = number == SELF ? request->id : number == PARENT ? node->parent : number;
         if (number >= in->offset) {
             size_t size = fuse_pack_dirent(packed, plus ? &unknown : NULL, ino, number + 1, S_IFDIR >> 12, name, strlen(name));
             if (size > room - done)
@@ -151,9 +152,8 @@ static int64_t list(struct fuse_request *request, bool plus)
             fuse_iov_write(request->writable, request->writable_count, sizeof(struct fuse_out_header) + done, packed, size);
             done += size;
         }
-        if (number >= 2)
-            child = pseudo->nodes[child].next_sibling;
-    }
+        number = number == SELF ? PARENT : number == PARENT ? node->first_child : pseudo->nodes[number].next_sibling;
+    } while (number);
     return (int64_t)done;
 }
 

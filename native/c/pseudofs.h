@@ -13,7 +13,7 @@
 struct pseudo_node {
     char *name; /* shared by all versions of the tree; the caller's */
     uint32_t parent;
-    uint32_t first_child, next_sibling; /* node numbers; 0: none */
+    uint32_t first_child, next_sibling; /* node numbers, in ascending order; 0: none */
     uint16_t mount; /* index of what is mounted here; 0: nothing */
 };
 
