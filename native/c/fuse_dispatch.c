@@ -12,6 +12,8 @@
 int64_t fuse_read_only(struct fuse_server *server, struct fuse_request *request) { return -EROFS; }
 int64_t fuse_nothing_to_do(struct fuse_server *server, struct fuse_request *request) { return 0; }
 int64_t fuse_no_attribute(struct fuse_server *server, struct fuse_request *request) { return -ENODATA; }
+int64_t fuse_no_locks(struct fuse_server *server, struct fuse_request *request) { return -EOPNOTSUPP; }
+int64_t fuse_no_ioctl(struct fuse_server *server, struct fuse_request *request) { return -ENOTTY; }
 
 /* The fixed arguments of each operation; fewer bytes are EINVAL. Names count one byte, their NUL. */
 static const uint16_t args_sizes[FUSE_OPCODES] = {

@@ -133,6 +133,8 @@ fuse_handler fuse_init, fuse_destroy; /* fuse_init.c: the session */
 fuse_handler fuse_read_only;     /* EROFS */
 fuse_handler fuse_nothing_to_do; /* success */
 fuse_handler fuse_no_attribute;  /* ENODATA */
+fuse_handler fuse_no_locks;      /* EOPNOTSUPP: nothing here can be locked on the host */
+fuse_handler fuse_no_ioctl;      /* ENOTTY */
 
 /* fuse_mounts.c. Mounting is the control plane's, one call at a time; handlers enter and leave. */
 int fuse_mounts_init(struct fuse_server *server);

@@ -216,6 +216,10 @@ static const struct fuse_fs_type pseudofs_type = {
         [FUSE_FLUSH] = fuse_nothing_to_do,
         [FUSE_FSYNC] = fuse_nothing_to_do,
         [FUSE_RELEASE] = fuse_nothing_to_do,
+        [FUSE_GETLK] = fuse_no_locks,
+        [FUSE_SETLK] = fuse_no_locks,
+        [FUSE_SETLKW] = fuse_no_locks,
+        [FUSE_IOCTL] = fuse_no_ioctl,
         /* Files do not exist here, nor can they be made. */
         [FUSE_READLINK] = fuse_read_only,
         [FUSE_OPEN] = fuse_read_only,
