@@ -46,9 +46,9 @@ class DirectoryOptions:
     """How a host directory is shared.
 
     `cache`: see CacheMode; `entry_timeout` and `attr_timeout` (seconds) override what it implies.
-    `writeback`, `locks` (POSIX locks and flock on the host; nobody waits for one) and `acls` (the guest
-    enforces POSIX ACLs) are for the whole session, and hold if the mount is there before the guest's
-    driver. `announce_submounts`: mounts inside get devices of their own in the guest.
+    `writeback` and `locks` (POSIX locks and flock on the host; nobody waits for one) are for the whole
+    session, and hold if the mount is there before the guest's driver. `announce_submounts`: mounts inside
+    get devices of their own in the guest.
     """
 
     cache: CacheMode = CacheMode.AUTO
@@ -57,7 +57,6 @@ class DirectoryOptions:
     file_handles: FileHandles = FileHandles.PREFER
     writeback: bool = False
     locks: bool = False
-    acls: bool = False
     announce_submounts: bool = False
 
     def pack(self) -> Any:
@@ -65,7 +64,6 @@ class DirectoryOptions:
         flags = (
             (lib.VFS_DIRECTORY_WRITEBACK if self.writeback else 0)
             | (lib.VFS_DIRECTORY_LOCKS if self.locks else 0)
-            | (lib.VFS_DIRECTORY_ACLS if self.acls else 0)
             | (lib.VFS_DIRECTORY_SUBMOUNTS if self.announce_submounts else 0)
         )
         entry_ns, attr_ns = self._timeout_ns(self.entry_timeout), self._timeout_ns(self.attr_timeout)

@@ -6,7 +6,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -125,7 +124,7 @@ static uint64_t wanted_flags(uint32_t flags)
 {
     return (flags & VFS_DIRECTORY_WRITEBACK ? FUSE_WRITEBACK_CACHE : 0) |
            (flags & VFS_DIRECTORY_LOCKS ? FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS : 0) |
-           (flags & VFS_DIRECTORY_ACLS ? FUSE_POSIX_ACL : 0) | (flags & VFS_DIRECTORY_SUBMOUNTS ? FUSE_SUBMOUNTS : 0);
+           (flags & VFS_DIRECTORY_SUBMOUNTS ? FUSE_SUBMOUNTS : 0);
 }
 
 int vfs_device_mount_directory(struct vfs_device *device, const char *path, int source_fd, const struct vfs_directory_options *options,

@@ -13,10 +13,12 @@
      FUSE_CACHE_SYMLINKS | FUSE_MAX_PAGES | FUSE_INIT_EXT)
 /* No handles: a driver that hears ENOSYS to OPEN and OPENDIR keeps its caches by itself. */
 #define IMMUTABLE_FLAGS (COMMON_FLAGS | FUSE_EXPORT_SUPPORT | FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT | FUSE_HANDLE_KILLPRIV)
-/* What is made in a host directory belongs to the caller, by its groups, umask and label. */
+/* What is made in a host directory belongs to the caller, by its groups, umask and label. The guest
+ * enforces ACLs: without it, a file's mask would stand for its group, who then gets what others were
+ * given. To who owns a file that costs nothing; for others the driver asks once for each file. */
 #define SHARED_FLAGS                                                                                          \
     (COMMON_FLAGS | FUSE_ATOMIC_O_TRUNC | FUSE_AUTO_INVAL_DATA | FUSE_HANDLE_KILLPRIV_V2 | FUSE_DONT_MASK |   \
-     FUSE_ASYNC_DIO | FUSE_SETXATTR_EXT | FUSE_SECURITY_CTX | FUSE_CREATE_SUPP_GROUP)
+     FUSE_ASYNC_DIO | FUSE_SETXATTR_EXT | FUSE_SECURITY_CTX | FUSE_CREATE_SUPP_GROUP | FUSE_POSIX_ACL)
 
 int64_t fuse_init(struct fuse_server *server, struct fuse_request *request)
 {

@@ -72,7 +72,8 @@ int passthroughfs_describe(struct passthroughfs *pt, struct host_inode *parent, 
 /* Opens `name` in `parent` as O_PATH and describes it; what LOOKUP answers. */
 int64_t passthroughfs_reply_child(struct passthroughfs *pt, struct fuse_request *request, struct host_inode *parent, const char *name);
 int64_t passthroughfs_reply_attr(struct passthroughfs *pt, const struct fuse_request *request, const struct statx *stat);
-/* Gives what `fd` is open on the label that the caller sent, if any (passthroughfs_xattr.c). */
+/* Gives what `fd` is open on the label that the caller sent, if any, and if the host can keep labels
+ * there (passthroughfs_xattr.c). */
 int passthroughfs_label(struct passthroughfs *pt, int fd, const struct caller_extensions *extensions);
 
 /* The inode of this mount that another node id in the arguments names; -EXDEV: it is of another mount. */

@@ -7,6 +7,7 @@
  */
 #include <fcntl.h>
 #include <linux/limits.h>
+#include <linux/xattr.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,6 +113,15 @@ static bool are_warm(const struct host_inode *inode)
     return used && inode_is_warm(inode) && host_now_s() - used <= INODE_WARM_S;
 }
 
+/* A guest's kernel that enforces ACLs lets nobody in where it cannot tell whether there is one; where
+ * the host has none for a whole file system, none is what there is. */
+static int64_t no_acl(const char *name, int64_t result)
+{
+    bool is_acl = name && (!strcmp(name, XATTR_NAME_POSIX_ACL_ACCESS) || !strcmp(name, XATTR_NAME_POSIX_ACL_DEFAULT));
+
+    return is_acl && result == -EOPNOTSUPP ? -ENODATA : result;
+}
+
 static int64_t ask(struct passthroughfs *pt, struct fuse_request *request, struct host_inode *inode, const char *name)
 {
     const struct fuse_getxattr_in *in = (const struct fuse_getxattr_in *)request->args;
@@ -124,7 +134,7 @@ static int64_t ask(struct passthroughfs *pt, struct fuse_request *request, struc
     err = aim(pt, inode, request->may_block, &target);
     if (err)
         return err;
-    result = fetch(request, &target, name, in->size);
+    result = no_acl(name, fetch(request, &target, name, in->size));
     __atomic_store_n(&inode->xattrs_used_s, host_now_s(), __ATOMIC_RELAXED);
     host_path_close(&target.path);
     return result;
@@ -212,11 +222,16 @@ int64_t passthroughfs_removexattr(struct passthroughfs *pt, struct fuse_request 
 int passthroughfs_label(struct passthroughfs *pt, int fd, const struct caller_extensions *extensions)
 {
     struct target target = { .path.fd = fd };
+    const char *name = extensions->label_name;
     int err;
 
-    if (!extensions->label_name)
+    if (!name)
         return 0;
     err = host_enter(pt->proc_fd); /* fd may be O_PATH */
     snprintf(target.name, sizeof(target.name), "%d", fd);
-    return err ? err : set(&target, extensions->label_name, extensions->label, extensions->label_size, 0);
+    if (!err)
+        err = set(&target, name, extensions->label, extensions->label_size, 0);
+    /* A file system that keeps no labels says so to GETXATTR as well, and the guest's security module
+     * has a rule for that. It would not be a help to its users that nothing can be made there. */
+    return err == -EOPNOTSUPP && !strncmp(name, XATTR_SECURITY_PREFIX, XATTR_SECURITY_PREFIX_LEN) ? 0 : err;
 }

@@ -148,7 +148,7 @@ struct vfs_statistics {
     uint64_t read_bytes;
     uint64_t misses;        /* requests that waited for a chunk */
     uint64_t failed_misses; /* of those, answered EIO */
-    uint64_t pool_reads;    /* reads of cached chunks that were not in the page cache */
+    uint64_t pool_runs;     /* requests run by a thread that may block: reads from the disk, most of a host directory's */
     uint64_t interrupts;    /* call_fd written */
     uint64_t sleeps;        /* times that a queue thread slept */
     uint64_t broken_rings;
@@ -162,10 +162,9 @@ struct vfs_statistics {
 #define VFS_FILE_HANDLES_PREFER 0
 #define VFS_FILE_HANDLES_NEVER 1
 #define VFS_FILE_HANDLES_MANDATORY 2
-#define VFS_DIRECTORY_WRITEBACK 1 /* the guest gathers writes; for the whole session, as the next two */
+#define VFS_DIRECTORY_WRITEBACK 1 /* the guest gathers writes; for the whole session, as the next */
 #define VFS_DIRECTORY_LOCKS 2     /* POSIX locks and flock hold on the host too */
-#define VFS_DIRECTORY_ACLS 4      /* the guest enforces POSIX ACLs */
-#define VFS_DIRECTORY_SUBMOUNTS 8 /* mounts in the directory are announced, and get devices of their own */
+#define VFS_DIRECTORY_SUBMOUNTS 4 /* mounts in the directory are announced, and get devices of their own */
 
 struct vfs_directory_options {
     uint64_t entry_valid_ns; /* how long a driver may trust a name, and attributes */
