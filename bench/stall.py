@@ -121,7 +121,7 @@ class Bench:
 
     def __init__(self, image: Image, share: Path, seconds: float) -> None:
         self.image, self.share, self.seconds = image, share, seconds
-        self.pool_reads = 0
+        self.pool_runs = 0
 
     def measure(self, backend: Backend, *options: str) -> tuple[Result, Load | None]:
         pid = str(backend.process.pid)
@@ -144,7 +144,7 @@ class Bench:
             with pages:
                 seen = self.measure(backend, *options)
         if not cold:
-            self.pool_reads += json.loads(report.read_text())["pool_reads"]
+            self.pool_runs += json.loads(report.read_text())["pool_runs"]
         return seen
 
     def fill(self, backend: Backend) -> None:
@@ -216,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not all(b.worst_us > arguments.seconds * 1e6 for b in stalled.beside):
         print("a miss was answered while Python was stalled: the stall was none", file=sys.stderr)
         return 1
-    out.print(f"reads handed to blocking threads in the disk row: {bench.pool_reads:,}")
+    out.print(f"reads handed to blocking threads in the disk row: {bench.pool_runs:,}")
     return 0
 
 

@@ -24,8 +24,8 @@ struct vfs_device {
     struct namespace namespace;
     int proc_fd; /* /proc/self/fd, opened before a sandbox can hide it */
     struct gpa_table memory;
-    struct io_pool pool;
-    struct fuse_context pool_contexts[IO_POOL_THREADS];
+    struct io_pools pools;
+    struct fuse_context pool_contexts[2][IO_POOL_THREADS];
     struct queue_limits limits;
     unsigned queue_count;
     struct queue queues[];
@@ -41,12 +41,21 @@ static int init_queue(struct vfs_device *device, unsigned index)
     queue->index = index;
     queue->server = &device->server;
     queue->memory = &device->memory;
-    queue->pool = &device->pool;
+    queue->pools = &device->pools;
     queue->limits = &device->limits;
     device->queue_count++;
     chunk_store_add_waiter(device->store, &queue->waiter);
     fuse_add_context(&device->server, &queue->context);
     return 0;
+}
+
+static void init_pool(struct vfs_device *device, struct io_pool *pool, struct fuse_context *contexts)
+{
+    io_pool_init(pool);
+    for (unsigned i = 0; i < IO_POOL_THREADS; i++) {
+        pool->contexts[i] = &contexts[i];
+        fuse_add_context(&device->server, &contexts[i]);
+    }
 }
 
 struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, int is_shared, uint64_t miss_timeout_ns, uint64_t poll_ns)
@@ -66,11 +75,8 @@ struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, in
     device->server.profile = is_shared ? FUSE_PROFILE_SHARED : FUSE_PROFILE_IMMUTABLE;
     device->proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC); /* asked for when it is needed */
     device->limits = (struct queue_limits){ miss_timeout_ns, poll_ns };
-    io_pool_init(&device->pool);
-    for (unsigned i = 0; i < IO_POOL_THREADS; i++) {
-        device->pool.contexts[i] = &device->pool_contexts[i];
-        fuse_add_context(&device->server, &device->pool_contexts[i]);
-    }
+    init_pool(device, &device->pools.disk, device->pool_contexts[0]);
+    init_pool(device, &device->pools.host, device->pool_contexts[1]);
     err = fuse_mounts_init(&device->server);
     if (!err)
         err = namespace_init(&device->namespace, &device->server);
@@ -87,7 +93,8 @@ struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, in
 void vfs_device_free(struct vfs_device *device)
 {
     vfs_device_reset(device);
-    io_pool_destroy(&device->pool);
+    io_pool_destroy(&device->pools.disk);
+    io_pool_destroy(&device->pools.host);
     for (unsigned i = 0; i < device->queue_count; i++) {
         chunk_store_remove_waiter(device->store, &device->queues[i].waiter);
         queue_destroy(&device->queues[i]);

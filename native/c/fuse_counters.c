@@ -51,9 +51,9 @@ void fuse_count(struct fuse_fs *fs, struct fuse_request *request, int64_t result
         return;
     sums = shard_of(fs->counters, request);
     if (result == FUSE_PARKED) {
-        if (request->wait != FUSE_WAIT_POOL && !request->missed && request->in.opcode == FUSE_READ)
+        if (!fuse_waits_for_pool(request) && !request->missed && request->in.opcode == FUSE_READ)
             add(&sums->missed_reads, 1);
-        request->missed |= request->wait != FUSE_WAIT_POOL; /* it is run again, and counted once */
+        request->missed |= !fuse_waits_for_pool(request); /* it is run again, and counted once */
         return;
     }
     add(&sums->hits[place - 1], 1);

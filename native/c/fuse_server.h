@@ -30,7 +30,8 @@
 enum fuse_wait {
     FUSE_WAIT_CHUNK,       /* for wait_blob, wait_chunk to leave PENDING */
     FUSE_WAIT_UPCALL_ROOM, /* for room in the upcall ring */
-    FUSE_WAIT_POOL,        /* run it again where it may block */
+    FUSE_WAIT_DISK,        /* run it again where it may block: for a disk, which answers soon */
+    FUSE_WAIT_HOST,        /* the same for a host directory, which may stand still for as long as it likes */
 };
 
 struct fuse_fs;
@@ -151,11 +152,16 @@ void fuse_end_session(struct fuse_server *server, struct fuse_context *context);
 struct fuse_fs *fuse_enter(struct fuse_server *server, struct fuse_context *context, uint64_t nodeid);
 void fuse_leave(struct fuse_context *context);
 
-/* Run the request again where it may block. Returns FUSE_PARKED. */
-static inline int64_t fuse_to_pool(struct fuse_request *request)
+/* Run the request again where it may block: FUSE_WAIT_DISK or FUSE_WAIT_HOST. Returns FUSE_PARKED. */
+static inline int64_t fuse_to_pool(struct fuse_request *request, enum fuse_wait pool)
 {
-    request->wait = FUSE_WAIT_POOL;
+    request->wait = pool;
     return FUSE_PARKED;
+}
+
+static inline bool fuse_waits_for_pool(const struct fuse_request *request)
+{
+    return request->wait == FUSE_WAIT_DISK || request->wait == FUSE_WAIT_HOST;
 }
 
 /* How long a driver may keep what never changes: 2^32 s, far over a century. */

@@ -9,8 +9,8 @@
 
 struct fuse_context;
 
-/* A disk is busy with four; the rest is for what waits long, such as fsync, so that reads of others
- * are not behind it. Threads that never had work are never started. */
+/* More than keep a disk busy: what waits long, such as fsync, is not to hold up what is short. Threads
+ * that never had work are never started. */
 #define IO_POOL_THREADS 16
 
 struct io_job {
@@ -28,6 +28,12 @@ struct io_pool {
     pthread_t threads[IO_POOL_THREADS];
     struct fuse_context *contexts[IO_POOL_THREADS]; /* the caller's, one a thread */
     unsigned started, running, idle, queued;
+};
+
+/* What a device has. A host directory may stop to answer altogether, and then all threads of its pool
+ * wait for it; the disk under the chunk cache is read by others. */
+struct io_pools {
+    struct io_pool disk, host;
 };
 
 void io_pool_init(struct io_pool *pool);

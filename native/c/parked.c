@@ -123,11 +123,11 @@ static void to_pool(struct parked *parked)
 {
     struct queue *queue = parked->queue;
 
-    QUEUE_COUNT(queue, pool_reads, 1);
+    QUEUE_COUNT(queue, pool_runs, 1);
     parked->request.may_block = true;
     __atomic_add_fetch(&queue->in_pool, 1, __ATOMIC_RELAXED);
     parked->job.run = run_in_pool;
-    if (io_pool_submit(queue->pool, &parked->job))
+    if (io_pool_submit(parked->request.wait == FUSE_WAIT_DISK ? &queue->pools->disk : &queue->pools->host, &parked->job))
         run_in_pool(&parked->job, &queue->context); /* no thread could be had: slow is better than wrong */
 }
 
@@ -151,7 +151,7 @@ static void look_again_at(struct queue *queue, uint64_t when_ns)
 /* Puts a request where its `wait` says. */
 static void wait_on(struct parked *parked)
 {
-    if (parked->request.wait == FUSE_WAIT_POOL) {
+    if (fuse_waits_for_pool(&parked->request)) {
         to_pool(parked);
         return;
     }
@@ -173,7 +173,7 @@ void queue_park(struct queue *queue, const struct fuse_request *request)
         return;
     }
     queue->parked_bytes += parked->bytes;
-    if (request->wait != FUSE_WAIT_POOL)
+    if (!fuse_waits_for_pool(request))
         QUEUE_COUNT(queue, misses, 1);
     wait_on(parked);
 }

@@ -74,7 +74,7 @@ static int64_t handle(struct fuse_server *server, struct fuse_request *request)
     if (!operations[opcode].run)
         return -ENOSYS;
     if (operations[opcode].place == POOL && !request->may_block)
-        return fuse_to_pool(request);
+        return fuse_to_pool(request, FUSE_WAIT_HOST);
     inode = needs_inode ? inode_get(&pt->inodes, request->id) : NULL;
     if (needs_inode && !inode)
         return -ESTALE;
@@ -82,7 +82,7 @@ static int64_t handle(struct fuse_server *server, struct fuse_request *request)
     if (inode)
         inode_put(&pt->inodes, inode);
     if (result == -EAGAIN && !request->may_block)
-        return fuse_to_pool(request);
+        return fuse_to_pool(request, FUSE_WAIT_HOST);
     /* What the host's kernel lacks it lacks for this share; a driver that hears ENOSYS asks no more for any. */
     return result == -ENOSYS ? -EOPNOTSUPP : result;
 }

@@ -170,7 +170,7 @@ static int64_t statfs_(struct fuse_server *server, struct fuse_request *request)
 /* The guest's file system is all that is mounted. */
 static int64_t syncfs_(struct fuse_server *server, struct fuse_request *request)
 {
-    return request->may_block ? fuse_sync_all(server, request->context) : fuse_to_pool(request);
+    return request->may_block ? fuse_sync_all(server, request->context) : fuse_to_pool(request, FUSE_WAIT_HOST);
 }
 
 static int64_t access_(struct fuse_server *server, struct fuse_request *request)

@@ -42,7 +42,7 @@ struct queue {
     unsigned index;
     struct fuse_server *server;
     const struct gpa_table *memory;
-    struct io_pool *pool;
+    struct io_pools *pools;
     const struct queue_limits *limits;
     int wake_fd;
 

@@ -138,10 +138,8 @@ static int64_t carry_out(struct fuse_request *request, const struct plan *plan)
         const struct piece *piece = &plan->pieces[i];
         if (piece->blob) {
             int err = read_piece(request, piece, at);
-            if (err == -EAGAIN) {
-                request->wait = FUSE_WAIT_POOL;
-                return request->may_block ? -EIO : FUSE_PARKED;
-            }
+            if (err == -EAGAIN)
+                return request->may_block ? -EIO : fuse_to_pool(request, FUSE_WAIT_DISK);
             if (err)
                 return err;
         } else if (piece->inline_data) {

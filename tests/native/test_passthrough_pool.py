@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.native.host_mounts import clean_mounts, umount
-from tests.native.rig import BuiltImage, Rig
+from tests.native.rig import BuiltImage, Rig, until
 from tests.native.share import Share, same_attr
 from virtqueue import fuse_abi as abi
 from virtqueue.fuse_abi import Opcode
@@ -57,7 +57,7 @@ def frozen(path: Path) -> Iterator[None]:
 
 
 def pool_runs(share: Share) -> int:
-    return share.device.statistics()["pool_reads"]
+    return share.device.statistics()["pool_runs"]
 
 
 def test_a_frozen_file_system_holds_up_nothing_else(share: Share) -> None:
@@ -87,8 +87,12 @@ def test_a_frozen_file_system_holds_up_nothing_else(share: Share) -> None:
     assert sum(1 for path in (share.source / "disk").iterdir() if path.name.isdigit()) == len(waiting)
 
 
-def test_a_frozen_file_system_holds_up_no_image(source: Path, plain: BuiltImage, big: bytes) -> None:
-    with Rig(plain, path="/rafs") as rig:
+@pytest.mark.parametrize("cached", [True, False], ids=["in-memory", "on-disk"])
+def test_a_frozen_file_system_holds_up_no_image(
+    source: Path, plain: BuiltImage, big: bytes, tmp_path: Path, cached: bool
+) -> None:
+    """Neither what is answered at once nor what has to be read from the disk."""
+    with Rig(plain, path="/rafs", data_path=tmp_path / "data") as rig:
         rig.device.mount_directory("/share", source)
         client = rig.client()
         image_file = client.walk(b"rafs/big").nodeid
@@ -98,8 +102,13 @@ def test_a_frozen_file_system_holds_up_no_image(source: Path, plain: BuiltImage,
                 client.submit(Opcode.MKDIR, disk, abi.MKDIR_IN.pack(0o755, 0) + b"%d\0" % n, reply_size=128)
                 for n in range(2 * POOL_THREADS)
             ]
+            until(lambda: rig.device.statistics()["pool_runs"] >= len(waiting))
+            if not cached:
+                os.fsync(rig.cache.data_fd)
+                os.posix_fadvise(rig.cache.data_fd, 0, 0, os.POSIX_FADV_DONTNEED)
             for offset in range(0, len(big), 65536):
                 assert client.read(image_file, offset, 65536) == big[offset : offset + 65536]
+            assert (rig.device.statistics()["pool_runs"] == len(waiting)) is cached
             assert client.in_flight == len(waiting)
         for unique in waiting:
             client.wait(unique)
