@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from native.dataplane import ChunkStore, Device
+from native.dataplane import ChunkStore, Device, DirectoryOptions
 from vhostfs import sandbox
 from vhostfs.runtime import os_error_text, run_to_end, to_end
 from vhostfs.sandbox_policy import Use
@@ -98,11 +98,17 @@ def normalize(mountpoint: str) -> str:
 
 
 class Mounts:
-    """All mounts of one device. Runs on the event loop; close it before the device, after the queues."""
+    """All mounts of one device. Runs on the event loop; close it before the device, after the queues.
 
-    def __init__(self, device: Device, chunks: ChunkStore) -> None:
+    `directories`: how host directories are shared.
+    """
+
+    def __init__(
+        self, device: Device, chunks: ChunkStore, directories: DirectoryOptions | None = None
+    ) -> None:
         self._device = device
         self._chunks = chunks
+        self._directories = directories
         self._mounted: dict[str, Mount] = {}
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mount")
@@ -214,7 +220,7 @@ class Mounts:
                 check_reach(Path(request.source), Use.SHARED)
                 if not Path(request.source).is_dir():
                     raise MountError(f"{request.source}: not a directory")
-                self._device.mount_directory(path, request.source)
+                self._device.mount_directory(path, request.source, options=self._directories)
             else:
                 self._device.mount_image(path, instance.image, instance.native_blobs, instance.counters)
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import errno
 import stat
 import threading
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.native.rig import BuiltImage, Fetcher, Rig, until
+from tests.native.share import error_of
+from virtqueue import fuse_abi as abi
+from virtqueue.fuse_abi import Opcode
+
+#: of the session, or without a reply
+SESSION = {Opcode.INIT, Opcode.DESTROY, Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT}
 
 
 def names(rig_client: object, nodeid: int, *, plus: bool) -> list[bytes]:
@@ -47,6 +55,31 @@ def test_a_missing_name_is_an_error_that_the_driver_does_not_keep(plain: BuiltIm
         assert fuse.walk(b"/rafs/one").entry_valid <= 1  # a mount may go
 
 
+@pytest.mark.parametrize("plus", [True, False])
+def test_a_listing_goes_on_where_it_was_when_mounts_come(plain: BuiltImage, plus: bool) -> None:
+    """What comes meanwhile is listed too, and nothing twice; what was unmounted stays a directory."""
+    with Rig(plain, path=None) as rig:
+        fuse = rig.client()
+        for number in range(20):
+            rig.mount(f"/mount-{number}")
+        opcode, size = (Opcode.READDIRPLUS, 600) if plus else (Opcode.READDIR, 150)  # three entries or four
+        seen: list[bytes] = []
+        offset, turn = 0, 0
+        while entries := abi.parse_dirents(
+            fuse.call(opcode, 1, abi.READ_IN.pack(0, offset, size, 0, 0, 0), reply_size=size), plus=plus
+        ):
+            seen += [entry.name for entry in entries]
+            offset = entries[-1].off
+            rig.device.umount(f"/mount-{turn}")
+            if turn < 5:
+                rig.mount(f"/late-{turn}")
+            turn += 1
+        assert turn >= 5
+        assert seen[:2] == [b".", b".."] and len(set(seen)) == len(seen)
+        expected = {f"mount-{number}" for number in range(20)} | {f"late-{number}" for number in range(5)}
+        assert {name.decode() for name in seen[2:]} == expected
+
+
 def test_node_ids_and_inode_numbers_of_two_mounts_differ(plain: BuiltImage) -> None:
     with Rig(plain, path="/a") as rig:
         rig.mount("/b")
@@ -66,6 +99,32 @@ def test_dot_dot_leads_up_to_the_root_and_no_further(plain: BuiltImage) -> None:
         assert fuse.lookup(x, b"..").nodeid == 1
         assert fuse.lookup(1, b"..").nodeid == 1
         assert fuse.lookup(x, b".").nodeid == x
+
+
+def test_no_kind_of_mount_denies_what_another_can_do(plain: BuiltImage, tmp_path: Path) -> None:
+    """A driver takes ENOSYS as the word of the whole session (contract, gotcha 26)."""
+    (tmp_path / "file").touch()
+    with Rig(plain, path="/rafs") as rig:
+        rig.device.mount_directory("/share", tmp_path)
+        fuse = rig.client()
+        nodes = {path: fuse.walk(path).nodeid for path in (b"/share/file", b"/rafs/big", b"/rafs", b"/share")}
+        nodes[b"/"] = 1
+        body = bytes(256)  # arguments of all zeros, which are good for an error at least
+        for opcode in set(Opcode) - SESSION:
+            denied = [
+                path
+                for path, nodeid in nodes.items()
+                if error_of(partial(fuse.call, opcode, nodeid, body, reply_size=4096)) == errno.ENOSYS
+            ]
+            assert len(denied) in (0, len(nodes)), (opcode, denied)
+
+
+def test_locks_of_an_image_cannot_be_had(plain: BuiltImage) -> None:
+    with Rig(plain, path="/rafs") as rig:
+        fuse = rig.client()
+        nodeid = fuse.walk(b"/rafs/big").nodeid
+        for opcode in (Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW):
+            assert error_of(partial(fuse.call, opcode, nodeid, bytes(48), reply_size=128)) == errno.EOPNOTSUPP
 
 
 def test_after_umount_what_the_guest_remembers_is_stale(plain: BuiltImage) -> None:

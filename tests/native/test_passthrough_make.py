@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.native.host_mounts import clean_mounts, mount
 from tests.native.share import Share, pack_rdev, raises, same_attr
 from virtqueue.fuse_abi import InitFlag
 from virtqueue.fuse_files import LINUX_FLAGS, OPEN_KILL_SUIDGID, group_extension, label_extension
@@ -333,6 +334,20 @@ class TestLabel:
         share.client.uid, share.client.gid = 1000, 1000
         share.client.mkdir(share.root, b"dir", extensions=extension)
         assert os.getxattr(share.source / "dir", "security.test") == b"odd"
+
+    def test_where_the_host_keeps_no_labels_there_are_none(self, share: Share, tmp_path: Path) -> None:
+        extension = label_extension(b"security.selinux", b"label\0")
+        with clean_mounts(tmp_path):
+            point = share.source / "ram"
+            point.mkdir()
+            mount("ramfs", point, "ramfs")  # has no attributes at all
+            ram = share.client.lookup(share.root, b"ram").nodeid
+            share.client.mkdir(ram, b"dir", extensions=extension)
+            share.client.create(ram, b"file", extensions=extension)
+            share.client.symlink(ram, b"link", b"t", extensions=extension)
+            assert {path.name for path in point.iterdir()} == {"dir", "file", "link"}
+            with raises(errno.EOPNOTSUPP):
+                share.client.getxattr(share.client.lookup(ram, b"file").nodeid, b"security.selinux")
 
     def test_nothing_stays_when_it_cannot_be_set(self, share: Share) -> None:
         extension = label_extension(b"nonsense.test", b"x")

@@ -40,6 +40,7 @@ def test_init_offers_what_a_writable_share_needs(source: Path) -> None:
             | InitFlag.SETXATTR_EXT
             | InitFlag.SECURITY_CTX
             | InitFlag.CREATE_SUPP_GROUP
+            | InitFlag.POSIX_ACL
         )
         assert agreed(share) & wanted == wanted
         unwanted = (
@@ -48,21 +49,14 @@ def test_init_offers_what_a_writable_share_needs(source: Path) -> None:
             | InitFlag.WRITEBACK_CACHE
             | InitFlag.POSIX_LOCKS
             | InitFlag.FLOCK_LOCKS
-            | InitFlag.POSIX_ACL
             | InitFlag.SUBMOUNTS
         )
         assert agreed(share) & unwanted == 0
 
 
 def test_options_ask_for_more_of_the_session(source: Path) -> None:
-    options = DirectoryOptions(writeback=True, locks=True, acls=True, announce_submounts=True)
-    asked = (
-        InitFlag.WRITEBACK_CACHE
-        | InitFlag.POSIX_LOCKS
-        | InitFlag.FLOCK_LOCKS
-        | InitFlag.POSIX_ACL
-        | InitFlag.SUBMOUNTS
-    )
+    options = DirectoryOptions(writeback=True, locks=True, announce_submounts=True)
+    asked = InitFlag.WRITEBACK_CACHE | InitFlag.POSIX_LOCKS | InitFlag.FLOCK_LOCKS | InitFlag.SUBMOUNTS
     with Share(source, options) as share:
         assert agreed(share) & asked == asked
 

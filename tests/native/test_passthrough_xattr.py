@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from native.dataplane import DirectoryOptions, FileHandles
+from tests.native.host_mounts import clean_mounts, mount
 from tests.native.share import Share, error_of, raises
 from virtqueue import fuse_abi as abi
 from virtqueue.fuse_abi import InitFlag, Opcode
@@ -175,6 +176,20 @@ class TestAcl:
         assert share.client.access(nodeid, os.R_OK)
         share.client.uid = share.client.gid = 1001
         assert not share.client.access(nodeid, os.R_OK)
+
+    def test_where_the_host_has_none_there_are_none(self, share: Share, tmp_path: Path) -> None:
+        """A guest that enforces ACLs would refuse everything if it heard that it cannot be told."""
+        with clean_mounts(tmp_path):
+            mount("ramfs", share.source / "dir", "ramfs")
+            (share.source / "dir" / "file").touch()
+            nodeid = share.client.lookup(nodeid_of(share, "dir"), b"file").nodeid
+            for attribute in (b"system.posix_acl_access", b"system.posix_acl_default"):
+                with raises(errno.ENODATA):
+                    share.client.getxattr(nodeid, attribute)
+                with raises(errno.EOPNOTSUPP):
+                    share.client.setxattr(nodeid, attribute, NAMED)
+            with raises(errno.EOPNOTSUPP):
+                share.client.getxattr(nodeid, b"user.test")
 
     @pytest.mark.parametrize(("flag", "mode"), [(0, 0o2750), (ACL_KILL_SGID, 0o750)])
     def test_set_group_id_goes_when_told(self, share: Share, flag: int, mode: int) -> None:

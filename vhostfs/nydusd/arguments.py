@@ -17,14 +17,16 @@ from vhostfs.sandbox_options import SandboxOptions, check_parts
 from vhostfs.sandbox_options import add_arguments as add_sandbox_arguments
 
 LOG_LEVELS = ("trace", "debug", "info", "warn", "error")
+#: how a host directory's inodes are kept: native.dataplane.FileHandles
+FILE_HANDLES = ("never", "prefer", "mandatory")
 DEFAULT_RLIMIT_NOFILE = 1_000_000
 
 #: flags of virtiofsd that Kata's default virtio_fs_extra_args and its documentation have, without a value...
 _VIRTIOFSD_FLAGS = ("--announce-submounts", "--syslog", "--xattr", "--posix-acl")
 #: ... and with one
-_VIRTIOFSD_OPTIONS = ("--thread-pool-size", "--threads", "--cache", "--sandbox", "--inode-file-handles")
+_VIRTIOFSD_OPTIONS = ("--thread-pool-size", "--threads", "--cache", "--sandbox")
 #: what -o may say: names of those flags, with or without a value
-_VIRTIOFSD_O = {"announce_submounts", "cache", "sandbox", "xattr", "posix_acl", "inode_file_handles"}
+_VIRTIOFSD_O = {"announce_submounts", "cache", "sandbox", "xattr", "posix_acl"}
 #: options of nydusd's other modes, which clients give to all of them (contract, gotchas 21 and 22)
 _OTHER_MODES = ("--thread-num", "--fuse-threads", "--failover-policy", "--backend-source")
 
@@ -38,6 +40,7 @@ class Arguments(argparse.Namespace):
     bootstrap: Path | None = None
     localfs_dir: Path | None = None
     shared_dir: Path | None = None
+    inode_file_handles: str = "prefer"
     virtual_mountpoint: str = "/"
     prefetch_files: Path | None = None
     id: str | None = None
@@ -140,6 +143,12 @@ def _add_virtiofs_options(parser: argparse.ArgumentParser) -> None:
     add("-B", "--bootstrap", metavar="FILE", type=Path, help="serve this image")
     add("-D", "--localfs-dir", metavar="DIR", type=Path, help="its blobs lie here, and so does the cache")
     add("-s", "--shared-dir", metavar="DIR", type=Path, help="serve this directory of the host")
+    add(
+        "--inode-file-handles",
+        choices=FILE_HANDLES,
+        help="keep inodes of host directories as file handles, so that no mount is held busy, and not as "
+        "descriptors (prefer)",
+    )
     add("-m", "--virtual-mountpoint", metavar="PATH", help="where in the device (/)")
     add("--prefetch-files", metavar="FILE", type=Path, help="paths to fetch ahead, one a line")
     add("--hybrid-mode", action=_Ignore, nargs=0, quiet=True, help="no effect: every session is hybrid")

@@ -30,6 +30,7 @@ def confine(arguments: Arguments) -> None:
         readable=_absolute(*readable),
         writable=_absolute(*writable),
         shared=_absolute(arguments.shared_dir),
+        file_handles=arguments.inode_file_handles != "never",
     )
     report = apply_sandbox(policy)
     log.debug("sandbox: %s", report.as_json())

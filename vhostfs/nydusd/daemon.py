@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from native import heap
-from native.dataplane import ChunkStore, Device
+from native.dataplane import ChunkStore, Device, DirectoryOptions, FileHandles
 from vhostfs.api.server import ApiServer
 from vhostfs.api.service import Service
 from vhostfs.api.state import Event
@@ -68,7 +68,8 @@ class NydusDaemon:
         device = Device(
             chunks, shared=True, miss_timeout_ms=int(DEFAULT_MISS_TIMEOUT_S * 1000), poll_us=DEFAULT_POLL_US
         )
-        self.mounts = Mounts(device, chunks)
+        options = DirectoryOptions(file_handles=FileHandles(arguments.inode_file_handles))
+        self.mounts = Mounts(device, chunks, options)
         stack.push_async_callback(self.mounts.close)
         stack.callback(device.close)
         if (request := await asyncio.to_thread(request_of, arguments)) is not None:

@@ -43,7 +43,7 @@ def test_flags_of_virtiofsd_are_taken_and_told_once() -> None:
     """The defaults of both runtimes, what their documentation adds, and the snapshotter's own."""
     line = "virtiofs --sock /v --thread-pool-size=1 --announce-submounts -o announce_submounts,xattr"
     line += " --announce-submounts --threads 4 --cache=auto --sandbox none --syslog --posix-acl --xattr"
-    line += " --inode-file-handles=never --thread-num 4 --failover-policy none --backend-source /x"
+    line += " --thread-num 4 --failover-policy none --backend-source /x"
     assert parse(line).ignored == (
         "--thread-pool-size=1",
         "--announce-submounts",
@@ -55,7 +55,6 @@ def test_flags_of_virtiofsd_are_taken_and_told_once() -> None:
         "--syslog",
         "--posix-acl",
         "--xattr",
-        "--inode-file-handles=never",
         "--thread-num=4",
         "--failover-policy=none",
         "--backend-source=/x",
@@ -72,6 +71,8 @@ def test_all_that_is_honoured() -> None:
     assert (arguments.id, arguments.supervisor) == ("7", "/s")
     assert arguments.log_file == Path("/log")
     assert arguments.log_rotation_size == 100 and arguments.rlimit_nofile == 0
+    assert arguments.inode_file_handles == "prefer"
+    assert parse("virtiofs --sock /v --inode-file-handles=never").inode_file_handles == "never"
     assert parse("virtiofs --sock /v -s /dir").shared_dir == Path("/dir")
     assert parse("virtiofs --sock /v -B /boot -D /dir").localfs_dir == Path("/dir")
 
@@ -87,6 +88,8 @@ def test_all_that_is_honoured() -> None:
         ("virtiofs --sock /v -o xattr,modcaps=+sys_admin", "-o modcaps=+sys_admin: not supported"),
         ("virtiofs --sock /v --apiso /a", "--apiso: not supported"),
         ("virtiofs --sock /v word", "word: not supported"),
+        ("virtiofs --sock /v --inode-file-handles=always", "--inode-file-handles: invalid choice: 'always'"),
+        ("virtiofs --sock /v -o inode_file_handles=never", "-o inode_file_handles=never: not supported"),
         ("virtiofs --sock /v --log-level loud", "--log-level: invalid choice: 'loud'"),
         ("virtiofs --sock /v --rlimit-nofile many", "'many' is not a number"),
         ("virtiofs --sock /v -B /b -s /d", "--bootstrap and --shared-dir exclude each other"),

@@ -244,3 +244,23 @@ def test_options_are_taken_in_every_form(tmp_path: Path) -> None:
         writable=(Path.cwd() / "b",),
     )
     assert arguments.ignored == ("--sandbox=namespace",)  # virtiofsd's
+
+
+@pytest.mark.parametrize(("handles", "are_kept_open"), [("never", True), ("prefer", False)])
+def test_inodes_of_host_directories_are_kept_as_the_command_line_says(
+    tmp_path: Path, handles: str, are_kept_open: bool
+) -> None:
+    """Without file handles the right to open any file by one goes too."""
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share" / "file").write_text("content")
+    words = ["virtiofs", "--apisock", "api", "--sock", "vu", f"--inode-file-handles={handles}"]
+    with started(tmp_path, words) as nydusd:
+        wait_go(nydusd)
+        assert mount_share(nydusd, tmp_path / "share") == (204, None)
+        with closing(Guest(str(nydusd.sock))) as guest:
+            assert guest.fuse.walk(b"/containers/file").attr.size == 7
+            fds = Path(f"/proc/{nydusd.process.pid}/fd").iterdir()
+            opened = [fd for fd in fds if os.fspath(fd.readlink()) == str(tmp_path / "share" / "file")]
+            assert bool(opened) is are_kept_open
+        capabilities = int(status_of(nydusd.process)["CapPrm"], 16)
+        assert bool(capabilities >> 2 & 1) is not are_kept_open  # CAP_DAC_READ_SEARCH
