@@ -1,7 +1,7 @@
 """The framing of a data blob: tar headers that follow their section, and the table of contents at the tail.
 
-Read side of the RAFS format specification, 1.3 and 1.4. Nothing here reads a file but `walk_sections`, which
-calls what it is given; the rest takes bytes and returns values.
+Read side of the RAFS format specification, 1.3 and 1.4. Nothing here reads a file but `walk_sections` and
+`end_of_blob`, which call what they are given; the rest takes bytes and returns values.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import zstandard
@@ -21,6 +22,8 @@ from rafs.errors import ImageCorrupt, ImageUnsupported
 TOC_NAME = "rafs.blob.toc"
 #: what is read from the tail when the blob table does not say how long the TOC is
 TOC_PROBE_SIZE = 4096
+#: A place that is larger than its blob, as a partition of a disk is: they are aligned to that at most.
+MAX_PADDING = 1 << 20
 _ENTRY = Record("rafs_toc_entry")
 _FLAGS = 0xF
 #: bound of a decompressed section; a bootstrap is the largest (9.1)
@@ -108,6 +111,22 @@ def walk_sections(read: Callable[[int, int], bytes], blob_size: int) -> Iterator
         section = parse_tar_header(read(at, TAR_HEADER_SIZE), at=at)
         yield section
         at = section.offset - TAR_HEADER_SIZE
+
+
+def end_of_blob(read: Callable[[int, int], bytes], size: int) -> int:
+    """Where a blob ends that lies in a place of `size` bytes: behind its TOC, at most MAX_PADDING before.
+
+    `size` where there is no TOC. `read(offset, length)` gives the bytes of the place.
+    """
+    start = max(0, size - MAX_PADDING - TAR_HEADER_SIZE)
+    tail, name = read(start, size - start), TOC_NAME.encode() + b"\0"
+    at = tail.rfind(name)
+    while at >= 0:
+        with suppress(ImageCorrupt):
+            parse_tar_header(tail[at : at + TAR_HEADER_SIZE], at=start + at)
+            return start + at + TAR_HEADER_SIZE
+        at = tail.rfind(name, 0, at)
+    return size
 
 
 def toc_range(blob_size: int, toc_size: int) -> tuple[int, int]:
