@@ -5,6 +5,7 @@ A caller that retries, switches to another mirror or gives up decides on the cla
 - `ImageCorrupt`, `ImageUnsupported`: the image. Reading it again changes nothing; pull or build it again.
 - `BlobUnavailable` and below: the back-end. Another try or another mirror may help.
 - `CacheError` and below: this host's cache directory. The text names the file and the remedy.
+- `BackendConfigError`: what was configured about a back-end.
 - `BuildError`: what was given to the builder (a source tree, an option, an output folder).
 
 Every text names the thing (blob, chunk, file), so that a log line needs no context.
@@ -69,6 +70,12 @@ class CacheError(RafsError):
 
 class CacheFull(CacheError):
     """No space or quota left in the cache directory."""
+
+
+class BackendConfigError(RafsError):
+    """The configuration of a back-end contradicts itself, or asks for what we cannot do. Names the field."""
+
+    fault: ClassVar[str] = "input"
 
 
 class BuildError(RafsError):

@@ -13,10 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
 from native.dataplane import Blob, ChunkStore, MountCounters
-from rafs.backend import BlobBackend, LocalBackend
+from rafs.backend.config import Backend, encode_backend
+from rafs.backend.make import make_backend
 from rafs.blob_record import BlobRecord
 from rafs.blob_store import BlobStore
 from rafs.errors import RafsError
@@ -25,10 +24,10 @@ from rafs.image import Image, ImageError
 from rafs.metered import MeteredBackend
 from rafs.upcalls import Upcalls
 from vhostfs.mounts import MountError, MountRequest, check_reach
-from vhostfs.nydusd.config import Backend, Config, public_view
+from vhostfs.nydusd.config import Config, public_view
 from vhostfs.nydusd.config_parse import parse_config
-from vhostfs.nydusd.config_paths import cache_path, read_paths
-from vhostfs.nydusd.secret import Secret
+from vhostfs.nydusd.config_paths import read_paths
+from vhostfs.nydusd.config_served import served, without_effect
 from vhostfs.runtime import os_error_text, run_to_end, to_end
 from vhostfs.sandbox_policy import Use
 
@@ -119,9 +118,9 @@ class RafsStores:
         config, unknown = parse_config(request.config)
         self._warn(unknown, "the configuration has fields that are unknown here and ignored")
         self._warn(without_effect(config), "the configuration asks for what has no effect here")
-        backend_config, cache_dir = check(config)
+        backend_config, cache_dir = served(config)
         await run_to_end(None, lambda: check_all_reach(request, config, cache_dir))
-        key = _Key(sha256(msgspec.json.encode(backend_config, enc_hook=Secret.reveal)).digest(), cache_dir)
+        key = _Key(sha256(encode_backend(backend_config)).digest(), cache_dir)
         shared = self._acquire(key, backend_config)
         try:
             image = await run_to_end(None, lambda: Image(request.source))
@@ -139,8 +138,8 @@ class RafsStores:
     def _acquire(self, key: _Key, backend_config: Backend) -> _Shared:
         shared = self._shared.get(key)
         if shared is None:
-            backend = MeteredBackend(make_backend(backend_config))
             try:
+                backend = MeteredBackend(make_backend(backend_config))
                 store = BlobStore(key.cache_dir, backend, self._upcalls, self._resources)
             except RafsError as error:
                 raise MountError(str(error)) from error
@@ -175,58 +174,11 @@ class RafsStores:
             log.warning("%s: %s", of_what, ", ".join(new))
 
 
-def make_backend(backend: Backend) -> BlobBackend:
-    """The back-end that a configuration describes. Raises MountError for those that we do not have."""
-    local = backend.localfs
-    if backend.type != "localfs" or local is None:
-        raise MountError(
-            f"the back-end {backend.type!r} is not served by this version; it can only read blobs from "
-            f"directories (localfs)"
-        )
-    blob_file = Path(local.blob_file) if local.blob_file else None
-    directories = [Path(name) for name in (local.dir, *local.alt_dirs) if name]
-    return LocalBackend(*directories, blob_file=blob_file)
-
-
-def check(config: Config) -> tuple[Backend, Path]:
-    """The back-end and the cache directory of a configuration. Raises MountError for what we do not serve."""
-    if config.backend is None:
-        raise MountError("the configuration has no back-end: 'backend' (or 'device.backend') must be given")
-    if config.overlay is not None:
-        raise MountError("the configuration asks for an overlay, which is not served")
-    if config.external_backends:
-        raise MountError("the configuration has external back-ends, which are not served")
-    cache = config.cache
-    if cache is None or cache.type not in ("blobcache", "filecache"):
-        kind = "none" if cache is None or not cache.type else repr(cache.type)
-        raise MountError(f"cache type {kind}: an image needs a cache of type 'blobcache'")
-    files = cache.filecache
-    if files is not None and (files.enable_encryption or files.enable_convergent_encryption):
-        raise MountError("the configuration asks for an encrypted cache, which is not served")
-    return config.backend, cache_path(config)
-
-
 def check_all_reach(request: MountRequest, config: Config, cache_dir: Path) -> None:
     """Raise MountError for the first path that the sandbox keeps out of reach. Blocks."""
     for path in (Path(request.source), *read_paths(config)):
         check_reach(path, Use.READ)
     check_reach(cache_dir, Use.WRITE)
-
-
-def without_effect(config: Config) -> list[str]:
-    """Paths of fields that are switched on and change nothing here."""
-    rafs, cache = config.rafs, config.cache
-    switches = {
-        "rafs.iostats_files": rafs and rafs.iostats_files,
-        "rafs.access_pattern": rafs and rafs.access_pattern,
-        "rafs.latest_read_files": rafs and rafs.latest_read_files,
-        "rafs.prefetch": rafs and rafs.prefetch and rafs.prefetch.enable,
-        "cache.compressed": cache and cache.compressed,
-        "cache.filecache.disable_indexed_map": cache
-        and cache.filecache
-        and cache.filecache.disable_indexed_map,
-    }
-    return [path for path, is_on in switches.items() if is_on]
 
 
 def _as_mount_error(error: BaseException) -> BaseException:

@@ -10,130 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, field, to_builtins
+from msgspec import Meta, Struct, to_builtins
 
-from vhostfs.nydusd.secret import Secret
+from rafs.backend.config import Backend, Count, backend_problems
+from rafs.secret import Secret
 
 MIB = 1 << 20
 MAX_BATCH_SIZE = 256 * MIB
 MAX_THREADS = 1024
 
-Count = Annotated[int, Meta(ge=0)]
 BatchSize = Annotated[int, Meta(ge=0, le=MAX_BATCH_SIZE)]
-Scheme = Literal["http", "https"]
-
-
-class Proxy(Struct, kw_only=True, frozen=True):
-    """A proxy of a remote back-end; none when `url` is empty. URLs may have a password in them."""
-
-    url: Secret = Secret("")
-    ping_url: Secret = Secret("")
-    fallback: bool = True
-    check_interval: Count = 5
-    use_http: bool = False
-    check_pause_elapsed: Count = 300
-    dragonfly_scheduler_endpoint: str = ""
-
-
-class Mirror(Struct, kw_only=True, frozen=True):
-    """A mirror of a registry, as nydusd 2.2 knows them. `headers` often carry credentials."""
-
-    host: str
-    ping_url: str = ""
-    headers: dict[str, Secret] = {}
-    health_check_interval: Count = 5
-    failure_limit: Count = 5
-
-
-class _Remote(Struct, kw_only=True, frozen=True):
-    """What all back-ends that are reached over HTTP have."""
-
-    skip_verify: bool = False
-    ca_cert_files: list[str] = []
-    timeout: Count = 5
-    connect_timeout: Count = 5
-    retry_limit: Count = 0
-    proxy: Proxy = Proxy()
-    mirrors: list[Mirror] = []
-
-
-class LocalDisk(Struct, kw_only=True, frozen=True):
-    device_path: str = ""
-    disable_gpt: bool = False
-
-
-class LocalFs(Struct, kw_only=True, frozen=True):
-    """Blobs as files: one file, or directories in which they are named by their ids."""
-
-    blob_file: str = ""
-    dir: str = ""
-    alt_dirs: list[str] = []
-
-
-class Oss(_Remote, kw_only=True, frozen=True):
-    scheme: Scheme = "https"
-    endpoint: str = ""
-    bucket_name: str = ""
-    object_prefix: str = ""
-    access_key_id: Secret = Secret("")
-    access_key_secret: Secret = Secret("")
-
-
-class S3(Oss, kw_only=True, frozen=True):
-    region: str = ""
-
-
-class Registry(_Remote, kw_only=True, frozen=True):
-    scheme: Scheme = "https"
-    host: str = ""
-    repo: str = ""
-    auth: Secret | None = None
-    registry_token: Secret | None = None
-    blob_url_scheme: str = ""
-    blob_redirected_host: str = ""
-
-
-class HttpProxy(_Remote, kw_only=True, frozen=True):
-    addr: Secret = Secret("")
-    path: str = ""
-
-
-BackendType = Literal["localdisk", "localfs", "oss", "s3", "registry", "http-proxy"]
-BackendSection = LocalDisk | LocalFs | Oss | S3 | Registry | HttpProxy
-SECTIONS: dict[BackendType, type[BackendSection]] = {
-    "localdisk": LocalDisk,
-    "localfs": LocalFs,
-    "oss": Oss,
-    "s3": S3,
-    "registry": Registry,
-    "http-proxy": HttpProxy,
-}
-#: fields that must not be empty
-_REQUIRED: dict[type[BackendSection], tuple[str, ...]] = {
-    LocalDisk: ("device_path",),
-    LocalFs: (),
-    Oss: ("endpoint", "bucket_name"),
-    S3: ("region", "bucket_name"),
-    Registry: ("host", "repo"),
-    HttpProxy: ("addr",),
-}
-
-
-class Backend(Struct, kw_only=True, frozen=True):
-    """Where blobs come from. `type` says which section counts."""
-
-    type: BackendType
-    localdisk: LocalDisk | None = None
-    localfs: LocalFs | None = None
-    oss: Oss | None = None
-    s3: S3 | None = None
-    registry: Registry | None = None
-    http_proxy: HttpProxy | None = field(name="http-proxy", default=None)
-
-    @property
-    def section(self) -> BackendSection | None:
-        section: BackendSection | None = getattr(self, self.type.replace("-", "_"))
-        return section
 
 
 class FileCache(Struct, kw_only=True, frozen=True):
@@ -208,28 +94,14 @@ class Config(Struct, kw_only=True, frozen=True):
 def problems(config: Config) -> Iterator[tuple[str, str]]:
     """What is wrong with it beyond its types: (path of the field, sentence)."""
     if config.backend is not None:
-        section = config.backend.section
-        path = f"backend.{config.backend.type}"
-        if section is None:
-            yield path, f"is missing, though backend.type is {config.backend.type!r}"
-        else:
-            for name, sentence in section_problems(section):
-                yield f"{path}.{name}" if name else path, sentence
+        for path, sentence in backend_problems(config.backend):
+            yield f"backend.{path}", sentence
     for path, prefetch in (
         ("rafs.prefetch", config.rafs and config.rafs.prefetch),
         ("cache.prefetch", config.cache and config.cache.prefetch),
     ):
         if prefetch and prefetch.enable and not 1 <= prefetch.threads <= MAX_THREADS:
             yield f"{path}.threads", f"must be 1 to {MAX_THREADS}"
-
-
-def section_problems(section: BackendSection) -> Iterator[tuple[str, str]]:
-    """The same for the section of one back-end: (field, or "" for the whole; sentence)."""
-    for name in _REQUIRED[type(section)]:
-        if not getattr(section, name):
-            yield name, "must be given and not be empty"
-    if isinstance(section, LocalFs) and not (section.dir or section.blob_file):
-        yield "", "either 'dir' or 'blob_file' must be given"
 
 
 def public_view(config: Config) -> dict[str, Any]:

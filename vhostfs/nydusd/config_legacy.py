@@ -11,22 +11,18 @@ from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
+from rafs.backend.config import SECTIONS, Backend, BackendType, Count, backend_of, section_problems
 from vhostfs.nydusd.config import (
     MIB,
-    SECTIONS,
-    Backend,
-    BackendType,
     BatchSize,
     Cache,
     CacheType,
     Config,
-    Count,
     ExternalBackend,
     FileCache,
     FsCache,
     Prefetch,
     Rafs,
-    section_problems,
 )
 from vhostfs.nydusd.errors import ConfigError
 
@@ -36,7 +32,7 @@ Convert = Callable[[Any, type[T], str], T]
 
 
 class LegacyBackend(Struct, kw_only=True, frozen=True):
-    type: Literal["localdisk", "localfs", "oss", "s3", "registry"]
+    type: BackendType
     config: dict[str, Any] = {}
 
 
@@ -119,7 +115,7 @@ def _backend(legacy: LegacyBackend, convert: Callable[[Any, Any, str], Any]) -> 
     section = convert(legacy.config, SECTIONS[kind], path)
     for name, sentence in section_problems(section):
         raise ConfigError(f"{path}.{name}: {sentence}" if name else f"{path}: {sentence}")
-    return Backend(type=kind, **{kind: section})
+    return backend_of(kind, section)
 
 
 def _cache(legacy: LegacyCache, prefetch: Prefetch | None, convert: Callable[[Any, Any, str], Any]) -> Cache:

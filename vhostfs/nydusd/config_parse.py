@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from rafs.backend.config import decode_secret
 from vhostfs.nydusd.config import Config, problems
 from vhostfs.nydusd.config_legacy import LegacyConfig, free_sections, translate
 from vhostfs.nydusd.errors import ConfigError
-from vhostfs.nydusd.secret import Secret
 
 MAX_SIZE = 1 << 20
 #: always present in what nydus-snapshotter writes, and without a meaning since long
@@ -66,7 +66,7 @@ def read_config(path: Path) -> str:
 def convert(raw: Any, kind: Any, path: str) -> Any:
     """`raw`, as decoded from text, as a `kind`. Raises ConfigError naming the field below `path`."""
     try:
-        return msgspec.convert(raw, kind, dec_hook=_decode_secret)
+        return msgspec.convert(raw, kind, dec_hook=decode_secret)
     except msgspec.ValidationError as error:
         raise ConfigError(_sentence(str(error), path)) from None
 
@@ -109,12 +109,6 @@ def _parse_legacy(raw: dict[str, Any]) -> Parsed:
     for path, (section, kind) in free_sections(legacy).items():
         unknown += _unknown_fields(section, kind, path)
     return Parsed(config, sorted(unknown))
-
-
-def _decode_secret(kind: type, value: Any) -> Any:
-    if kind is Secret and isinstance(value, str):
-        return Secret(value)
-    raise TypeError("Expected `str`")
 
 
 def _sentence(error: str, path: str) -> str:

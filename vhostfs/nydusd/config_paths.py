@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from rafs.backend.config import Gcs, HttpProxy, LocalDisk, LocalFs
 from vhostfs.defaults import default_cache_dir
-from vhostfs.nydusd.config import Config, HttpProxy, LocalDisk, LocalFs
+from vhostfs.nydusd.config import Config
 
 
 def read_paths(config: Config) -> Iterator[Path]:
@@ -21,6 +22,8 @@ def read_paths(config: Config) -> Iterator[Path]:
         names = list(section.ca_cert_files)
         if isinstance(section, HttpProxy) and section.addr.reveal().startswith("/"):
             names.append(section.addr.reveal())
+        elif isinstance(section, Gcs):
+            names.append(section.service_account_file)
     yield from (Path(name) for name in names if name)
 
 

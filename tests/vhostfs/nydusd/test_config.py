@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vhostfs.nydusd.config import Config, LocalFs, Registry, public_view
+from rafs.backend.config import LocalFs, Registry
+from rafs.secret import Secret
+from vhostfs.nydusd.config import Config, public_view
 from vhostfs.nydusd.config_parse import MAX_SIZE, parse_config, read_config
 from vhostfs.nydusd.errors import ConfigError
-from vhostfs.nydusd.secret import Secret
 
 PASSWORD = "hunter2-very-secret"
 AUTH = base64.b64encode(f"user:{PASSWORD}".encode()).decode()

@@ -1,0 +1,30 @@
+"""The one place that knows all back-ends: from a configuration to the back-end that it describes.
+
+Each is imported when it is first asked for; some take long to import.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rafs.backend.config import Backend, LocalDisk, LocalFs
+from rafs.backend.local import LocalBackend
+from rafs.backend.protocol import BlobBackend
+from rafs.errors import BackendConfigError
+
+
+def make_backend(backend: Backend) -> BlobBackend:
+    """The back-end that a configuration describes. Raises BackendConfigError for what cannot be served."""
+    section = backend.section
+    if isinstance(section, LocalFs):
+        blob_file = Path(section.blob_file) if section.blob_file else None
+        directories = [Path(name) for name in (section.dir, *section.alt_dirs) if name]
+        return LocalBackend(*directories, blob_file=blob_file)
+    if isinstance(section, LocalDisk):
+        from rafs.backend.localdisk import LocalDiskBackend
+
+        return LocalDiskBackend(Path(section.device_path), disable_gpt=section.disable_gpt)
+    raise BackendConfigError(
+        f"the back-end {backend.type!r} is not served by this version; it reads blobs from directories "
+        f"(localfs) and disks (localdisk)"
+    )
