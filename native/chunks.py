@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from native._dataplane import ffi, lib
@@ -65,8 +66,29 @@ class Blob(Handle):
         self.handle = int(lib.vfs_blob_handle(out[0]))
         self.chunk_count = chunk_count
 
+    def add_memory(self, data_fd: int, map_fd: int) -> None:
+        """Before it is served: give it an area in memory, for what the disk has no room for."""
+        check(lib.vfs_blob_add_memory(self.c, data_fd, map_fd), "cannot map the blob's area in memory")
+
+    def add_visited(self, fd: int) -> None:
+        """Before it is served: have every chunk that is read marked in this bitmap."""
+        check(lib.vfs_blob_add_visited(self.c, fd), "cannot map the blob's bitmap of visited chunks")
+
     def is_ready(self, chunk: int) -> bool:
         return bool(lib.vfs_blob_is_ready(self.c, chunk))
+
+    def is_on_disk(self, chunk: int) -> bool:
+        """Whether the chunk is READY in the cache file, and not only in memory."""
+        return bool(lib.vfs_blob_is_on_disk(self.c, chunk))
+
+    def was_visited(self, chunk: int) -> bool:
+        """Whether it was read since this was asked last."""
+        return bool(lib.vfs_blob_was_visited(self.c, chunk))
+
+    @property
+    def generation(self) -> int:
+        """Rises with every eviction from the disk: what was read meanwhile may be zeros."""
+        return int(lib.vfs_blob_generation(self.c))
 
     def ready_count(self) -> int:
         return int(lib.vfs_blob_ready_count(self.c))
@@ -82,13 +104,32 @@ class Blob(Handle):
                     runs.append((chunk, 1))
         return runs
 
-    def complete(self, first: int, count: int) -> None:
+    def complete(self, first: int, count: int, *, in_memory: bool = False) -> None:
         """The chunks are in the data file: mark them READY and wake who waits."""
-        lib.vfs_blob_complete(self._store.c, self.c, first, count)
+        complete = lib.vfs_blob_complete_in_memory if in_memory else lib.vfs_blob_complete
+        complete(self._store.c, self.c, first, count)
 
     def fail(self, first: int, count: int) -> None:
         """The chunks could not be had: ABSENT again, and who waits is answered EIO."""
         lib.vfs_blob_fail(self._store.c, self.c, first, count)
+
+    def evict(
+        self,
+        runs: Sequence[tuple[int, int]],
+        holes: Sequence[tuple[int, int]],
+        *,
+        in_memory: bool = False,
+    ) -> None:
+        """READY chunks, (first, count), become ABSENT; then holes are punched, (offset, length) in bytes.
+
+        No reader ever takes zeros for data (native/c/chunk_area.h). The caller knows that nobody fills these
+        chunks, or others that lie in the holes. Raises OSError: then not all holes are there, but the chunks
+        are gone.
+        """
+        c_runs = ffi.new("struct vfs_chunk_run[]", list(runs))
+        c_holes = ffi.new("struct vfs_byte_range[]", list(holes))
+        status = lib.vfs_blob_evict(self.c, in_memory, c_runs, len(runs), c_holes, len(holes))
+        check(status, "cannot punch holes into the cache file")
 
     def forget(self, first: int, count: int) -> None:
         """READY chunks become ABSENT. Only before a device serves the blob."""

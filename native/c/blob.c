@@ -2,18 +2,11 @@
 #include "blob.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/magic.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/vfs.h>
-#include <unistd.h>
 
 #include "barrier.h"
+#include "map_file.h"
 #include "rafs_format.h"
-
-#define MAX_LOCKED (16u << 20)
 
 struct chunk_store *chunk_store_new(void)
 {
@@ -88,40 +81,6 @@ static int take_handle(struct chunk_store *store, struct blob *blob)
     return err;
 }
 
-static int map_file(int fd, int protection, size_t *length, uint8_t **out)
-{
-    struct stat st;
-    void *map;
-
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    if (st.st_size < RAFS_BLOCK_SIZE)
-        return -EINVAL;
-    *length = (size_t)st.st_size;
-    map = mmap(NULL, *length, protection, MAP_SHARED, fd, 0);
-    if (map == MAP_FAILED)
-        return -errno;
-    /* Queue threads look at these pages at every read: they must not wait for a disk to get them
-     * back. Best effort, and only while it is cheap: 16 MiB are the records of a million chunks. */
-    if (*length <= MAX_LOCKED)
-        (void)!mlock(map, *length);
-    *out = map;
-    return 0;
-}
-
-static int open_map(struct blob *blob, int chunk_map_fd)
-{
-    int err = map_file(chunk_map_fd, PROT_READ | PROT_WRITE, &blob->map_length, &blob->map);
-
-    if (err)
-        return err;
-    if (blob->map_length != RAFS_CHUNK_MAP_HEADER_SIZE + (blob->chunk_count + 7) / 8)
-        return -EINVAL;
-    blob->all_ready = ((const struct rafs_chunk_map_header *)blob->map)->all_ready == RAFS_CHUNK_MAP_ALL_READY;
-    blob->pending = calloc(1, (blob->chunk_count + 7) / 8 + 1);
-    return blob->pending ? 0 : -ENOMEM;
-}
-
 static int open_meta(struct blob *blob, int meta_fd)
 {
     uint8_t *meta;
@@ -137,27 +96,16 @@ static int open_meta(struct blob *blob, int meta_fd)
     return record * blob->chunk_count <= blob->meta_length - sizeof(*header) ? 0 : -EINVAL;
 }
 
-static int open_data(struct blob *blob, int data_fd)
-{
-    struct statfs fs;
-
-    blob->data_fd = fcntl(data_fd, F_DUPFD_CLOEXEC, 0);
-    if (blob->data_fd < 0)
-        return -errno;
-    if (fstatfs(data_fd, &fs) == 0)
-        blob->reads_never_block = fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC;
-    return 0;
-}
-
 static void release(struct blob *blob)
 {
-    if (blob->map)
-        munmap(blob->map, blob->map_length);
+    chunk_area_close(&blob->disk);
+    chunk_area_close(&blob->memory);
     if (blob->meta)
         munmap((void *)blob->meta, blob->meta_length);
-    if (blob->data_fd >= 0)
-        close(blob->data_fd);
+    if (blob->visited)
+        munmap(blob->visited, blob->visited_length);
     free(blob->pending);
+    free(blob->failed);
     free(blob);
 }
 
@@ -173,14 +121,14 @@ int blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta
     if (!blob)
         return -ENOMEM;
     blob->references = 1;
-    blob->data_fd = -1;
+    blob->disk.data_fd = blob->memory.data_fd = -1;
     blob->chunk_count = chunk_count;
     blob->uncompressed_size = uncompressed_size;
-    err = open_map(blob, chunk_map_fd);
+    blob->pending = calloc(1, (chunk_count + 7) / 8 + 1);
+    blob->failed = calloc(1, (chunk_count + 7) / 8 + 1);
+    err = blob->pending && blob->failed ? chunk_area_open(&blob->disk, data_fd, chunk_map_fd, chunk_count) : -ENOMEM;
     if (!err)
         err = open_meta(blob, meta_fd);
-    if (!err)
-        err = open_data(blob, data_fd);
     if (!err)
         err = take_handle(store, blob);
     if (err)
@@ -188,6 +136,18 @@ int blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta
     else
         *out = blob;
     return err;
+}
+
+int blob_add_memory(struct blob *blob, int data_fd, int map_fd)
+{
+    return chunk_area_open(&blob->memory, data_fd, map_fd, blob->chunk_count);
+}
+
+int blob_add_visited(struct blob *blob, int fd)
+{
+    int err = map_file(fd, PROT_READ | PROT_WRITE, &blob->visited_length, &blob->visited);
+
+    return err || blob->visited_length >= (blob->chunk_count + 7) / 8 ? err : -EINVAL;
 }
 
 void blob_close(struct chunk_store *store, struct blob *blob)
@@ -229,37 +189,64 @@ bool blob_chunk_covers(const struct blob *blob, uint32_t index, uint64_t offset,
     return start == offset && end <= size && start + size <= blob->uncompressed_size;
 }
 
-static uint8_t bit(uint32_t index) { return (uint8_t)(0x80 >> (index & 7)); }
+struct chunk_area *blob_find(struct blob *blob, uint32_t index, uint64_t *generation)
+{
+    *generation = chunk_area_generation(&blob->disk);
+    if (chunk_area_is_ready(&blob->disk, index))
+        return &blob->disk;
+    if (blob->memory.data_fd < 0)
+        return NULL;
+    *generation = chunk_area_generation(&blob->memory);
+    return chunk_area_is_ready(&blob->memory, index) ? &blob->memory : NULL;
+}
 
 static bool is_ready(const struct blob *blob, uint32_t index)
 {
-    /* acquire: the data written before the bit was set is seen by the read that follows */
-    return blob->all_ready || (__atomic_load_n(&blob->map[RAFS_CHUNK_MAP_HEADER_SIZE + index / 8], __ATOMIC_ACQUIRE) & bit(index));
+    return chunk_area_is_ready(&blob->disk, index) || (blob->memory.data_fd >= 0 && chunk_area_is_ready(&blob->memory, index));
 }
 
 enum chunk_state blob_state(const struct blob *blob, uint32_t index)
 {
     if (is_ready(blob, index))
         return CHUNK_READY;
-    if (__atomic_load_n(&blob->pending[index / 8], __ATOMIC_ACQUIRE) & bit(index))
+    if (__atomic_load_n(&blob->pending[index / 8], __ATOMIC_ACQUIRE) & rafs_chunk_bit(index))
         return CHUNK_PENDING;
     /* READY is set before PENDING is cleared: a completion between the two looks shows now. */
     return is_ready(blob, index) ? CHUNK_READY : CHUNK_ABSENT;
 }
 
+bool blob_has_failed(const struct blob *blob, uint32_t index)
+{
+    return __atomic_load_n(&blob->failed[index / 8], __ATOMIC_RELAXED) & rafs_chunk_bit(index);
+}
+
+void blob_visit(struct blob *blob, uint32_t index)
+{
+    if (blob->visited && !(__atomic_load_n(&blob->visited[index / 8], __ATOMIC_RELAXED) & rafs_chunk_bit(index)))
+        __atomic_fetch_or(&blob->visited[index / 8], rafs_chunk_bit(index), __ATOMIC_RELAXED);
+}
+
+bool blob_was_visited(struct blob *blob, uint32_t index)
+{
+    return blob->visited &&
+           __atomic_fetch_and(&blob->visited[index / 8], (uint8_t)~rafs_chunk_bit(index), __ATOMIC_RELAXED) & rafs_chunk_bit(index);
+}
+
 static void clear_pending(struct blob *blob, uint32_t index)
 {
-    __atomic_fetch_and(&blob->pending[index / 8], (uint8_t)~bit(index), __ATOMIC_RELEASE);
+    __atomic_fetch_and(&blob->pending[index / 8], (uint8_t)~rafs_chunk_bit(index), __ATOMIC_RELEASE);
 }
 
 bool blob_claim(struct blob *blob, uint32_t index)
 {
-    if (__atomic_fetch_or(&blob->pending[index / 8], bit(index), __ATOMIC_ACQ_REL) & bit(index))
+    if (__atomic_fetch_or(&blob->pending[index / 8], rafs_chunk_bit(index), __ATOMIC_ACQ_REL) & rafs_chunk_bit(index))
         return false;
-    if (!is_ready(blob, index)) /* else it was completed since the caller's look */
-        return true;
-    clear_pending(blob, index);
-    return false;
+    if (is_ready(blob, index)) { /* it was completed since the caller's look */
+        clear_pending(blob, index);
+        return false;
+    }
+    __atomic_fetch_and(&blob->failed[index / 8], (uint8_t)~rafs_chunk_bit(index), __ATOMIC_RELAXED);
+    return true;
 }
 
 bool blob_request(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
@@ -291,26 +278,33 @@ static void wake_waiters(struct chunk_store *store)
     pthread_mutex_unlock(&store->lock);
 }
 
-void blob_complete(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
+void blob_complete_in(struct chunk_store *store, struct blob *blob, struct chunk_area *area, uint32_t first, uint32_t count)
 {
     for (uint32_t i = first; i < first + count; i++) {
-        /* release: the data before the bit, for readers here and in other processes */
-        __atomic_fetch_or(&blob->map[RAFS_CHUNK_MAP_HEADER_SIZE + i / 8], bit(i), __ATOMIC_RELEASE);
+        chunk_area_set_ready(area, i);
         clear_pending(blob, i);
     }
     wake_waiters(store);
 }
 
+void blob_complete(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
+{
+    blob_complete_in(store, blob, &blob->disk, first, count);
+}
+
 void blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
 {
-    for (uint32_t i = first; i < first + count; i++)
+    for (uint32_t i = first; i < first + count; i++) {
+        /* before PENDING is cleared, which is a release: who sees the chunk ABSENT sees why */
+        __atomic_fetch_or(&blob->failed[i / 8], rafs_chunk_bit(i), __ATOMIC_RELAXED);
         clear_pending(blob, i);
+    }
     wake_waiters(store);
 }
 
 void blob_forget(struct blob *blob, uint32_t first, uint32_t count)
 {
-    blob->all_ready = false;
-    for (uint32_t i = first; i < first + count; i++)
-        __atomic_fetch_and(&blob->map[RAFS_CHUNK_MAP_HEADER_SIZE + i / 8], (uint8_t)~bit(i), __ATOMIC_RELEASE);
+    struct chunk_run run = { .first = first, .count = count };
+
+    (void)chunk_area_evict(&blob->disk, &run, 1, NULL, 0);
 }

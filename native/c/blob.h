@@ -1,13 +1,14 @@
 /*
  * Data blobs: where each chunk lies in the cache file, and in which state it is.
  *
- *   ABSENT --claim--> PENDING --complete--> READY
- *                        \----fail-------> ABSENT
+ *   ABSENT --claim--> PENDING --complete--> READY --evict--> ABSENT
+ *                        \----fail-------> ABSENT, failed
  *
- * READY bits live in the chunk map file (specification 6.3), shared with other processes that use
- * the same cache directory; a bit once set stays set. PENDING bits are this process's own: they
- * say that somebody here has asked for the chunk. Whoever fetches writes the data file first, then
- * completes. All functions may be called from any thread.
+ * READY bits live in chunk maps (chunk_area.h), shared with other processes that use the same cache.
+ * PENDING bits are this process's own: they say that somebody here has asked for the chunk, and so
+ * is `failed`, which tells who waited for it why it is ABSENT: for ever, or because it was evicted
+ * before they had a look. Whoever fetches writes the data file first, then completes. All functions
+ * may be called from any thread.
  */
 #ifndef VHOSTFS_BLOB_H
 #define VHOSTFS_BLOB_H
@@ -16,6 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "chunk_area.h"
 #include "upcall.h"
 
 enum chunk_state { CHUNK_READY, CHUNK_PENDING, CHUNK_ABSENT };
@@ -23,15 +25,14 @@ enum chunk_state { CHUNK_READY, CHUNK_PENDING, CHUNK_ABSENT };
 struct blob {
     uint32_t references; /* atomic: the owner's, and one for each request that waits for a chunk */
     uint32_t handle; /* index in the store; what upcalls carry */
-    int data_fd;
-    bool reads_never_block;   /* the cache is in memory (tmpfs) */
-    bool nowait_unsupported;  /* the file system cannot say whether a read would block */
     uint32_t chunk_count;
     uint64_t uncompressed_size;
-    bool all_ready;           /* the map said so when it was opened */
-    uint8_t *map;             /* the chunk map file */
-    size_t map_length;
-    uint8_t *pending;         /* bitmap in the map's bit order */
+    struct chunk_area disk;   /* the cache files */
+    struct chunk_area memory; /* for what the disk had no room for, if there is such an area */
+    uint8_t *pending;         /* bitmaps in the map's bit order */
+    uint8_t *failed;
+    uint8_t *visited;         /* shared, NULL where nobody asks: which chunks were read since it was cleared */
+    size_t visited_length;
     const uint8_t *meta;      /* blob.meta */
     size_t meta_length;
     bool ci_v2;
@@ -63,6 +64,9 @@ void chunk_store_remove_waiter(struct chunk_store *store, struct chunk_waiter *w
 /* Duplicates data_fd, maps the two files. -EINVAL: a file's size does not fit chunk_count. */
 int blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta_fd, uint32_t chunk_count,
               uint64_t uncompressed_size, struct blob **out);
+/* Before it is served: an area in memory, and the bitmap of visited chunks. Both as blob_open does. */
+int blob_add_memory(struct blob *blob, int data_fd, int map_fd);
+int blob_add_visited(struct blob *blob, int fd);
 /* Gives up the owner's reference; the files stay mapped while a request holds another. */
 void blob_close(struct chunk_store *store, struct blob *blob);
 struct blob *blob_get(struct blob *blob);
@@ -72,6 +76,14 @@ void blob_put(struct blob *blob);
  * A bootstrap that says otherwise must not be believed: the READY bit would be another chunk's. */
 bool blob_chunk_covers(const struct blob *blob, uint32_t index, uint64_t offset, uint64_t end);
 enum chunk_state blob_state(const struct blob *blob, uint32_t index);
+/* Of a chunk that is ABSENT: it was asked for and could not be had. Else it was evicted: ask again. */
+bool blob_has_failed(const struct blob *blob, uint32_t index);
+/* Where a chunk lies, NULL if it is not READY. What is read there counts only if the area is still at
+ * `generation` afterwards (chunk_area_is_at). */
+struct chunk_area *blob_find(struct blob *blob, uint32_t index, uint64_t *generation);
+/* The chunk is being read; and whether it was since the last time that was asked. */
+void blob_visit(struct blob *blob, uint32_t index);
+bool blob_was_visited(struct blob *blob, uint32_t index);
 /* Tries ABSENT -> PENDING. true: the caller won and must see to it that the chunk is fetched. */
 bool blob_claim(struct blob *blob, uint32_t index);
 /* Claims and asks for every ABSENT chunk of [first, first+count). false: the ring is full, and some
@@ -79,7 +91,9 @@ bool blob_claim(struct blob *blob, uint32_t index);
 bool blob_request(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
 
 void blob_complete(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
+/* The same for chunks that were written to this area of the blob; blob_complete means the disk. */
+void blob_complete_in(struct chunk_store *store, struct blob *blob, struct chunk_area *area, uint32_t first, uint32_t count);
 void blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
-/* READY -> ABSENT, for chunks that must be verified again. No queue may be serving the blob. */
+/* READY -> ABSENT, for chunks that must be verified again; their bytes stay. */
 void blob_forget(struct blob *blob, uint32_t first, uint32_t count);
 #endif

@@ -3,7 +3,7 @@
  *
  * A parked request is its own copy of all that it needs; the ring may move on. Waiting for a chunk
  * is a question asked again (blob_state) whenever somebody completes or fails chunks: PENDING
- * waits on, READY runs the request again, ABSENT means that the fetch failed and is answered EIO.
+ * waits on, READY runs the request again, ABSENT and failed is answered EIO.
  * No message can be lost, as none is sent.
  */
 #include <stddef.h>
@@ -229,8 +229,8 @@ static enum verdict judge(const struct parked *parked, uint64_t now)
         return RUN_AGAIN;
     case CHUNK_PENDING:
         return WAIT_ON;
-    default:
-        return ANSWER_EIO;
+    default: /* failed; or it was there and is evicted already: it is asked for once more */
+        return blob_has_failed(parked->request.wait_blob, parked->request.wait_chunk) ? ANSWER_EIO : RUN_AGAIN;
     }
 }
 

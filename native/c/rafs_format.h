@@ -28,6 +28,8 @@ PIN(rafs_chunk_map_header, 4096);
 #define RAFS_MIN_CHUNK_SIZE 4096
 #define RAFS_MAX_CHUNK_SIZE (16u << 20)
 #define RAFS_MAX_CHUNKS (1u << 24) /* of one blob */
+/* Of chunk `index` in its byte of a chunk map (specification 6.3). */
+static inline uint8_t rafs_chunk_bit(uint32_t index) { return (uint8_t)(0x80 >> (index & 7)); }
 #define RAFS_MAX_NAME 255
 #define RAFS_MAX_SYMLINK 4096
 #endif

@@ -5,6 +5,9 @@
  * asked for at once, so that a large read on a cold cache becomes one fetch and not many. Then
  * read: neighbouring extents of one blob with one preadv2. On a queue thread it is asked not to
  * block (RWF_NOWAIT); what is not in the page cache goes to the pool, which runs this again.
+ *
+ * Then look whether chunks were evicted meanwhile (chunk_area.h): if so, what was stored in the guest's
+ * buffer means nothing, and as no reply was written yet it harms nobody. The request starts again.
  */
 #include <limits.h>
 #include <string.h>
@@ -15,8 +18,13 @@
 /* A READ of FUSE_MAX_IO touches at most this many chunks of the smallest size. */
 #define MAX_EXTENTS (FUSE_MAX_IO / RAFS_MIN_CHUNK_SIZE + 1)
 
+/* How often a queue thread starts again before it leaves the request to the pool, where it has all the time. */
+#define MAX_ATTEMPTS 4
+#define EVICTED INT64_MIN /* an outcome: the bytes are not to be believed */
+
 struct piece {
-    struct blob *blob;         /* NULL: from inline_data, or zeros where that is NULL too */
+    struct chunk_area *area;   /* NULL: from inline_data, or zeros where that is NULL too */
+    uint64_t generation;       /* of the area, before the chunks were found in it */
     const uint8_t *inline_data;
     uint64_t offset;           /* in the data file */
     uint64_t length;
@@ -62,8 +70,8 @@ static void add_piece(struct plan *plan, const struct piece *piece)
 {
     struct piece *last = plan->count ? &plan->pieces[plan->count - 1] : NULL;
 
-    if (last && last->blob && last->blob == piece->blob && last->offset + last->length == piece->offset)
-        last->length += piece->length;
+    if (last && last->area && last->area == piece->area && last->offset + last->length == piece->offset)
+        last->length += piece->length; /* and the generation stays that of the earlier look */
     else
         plan->pieces[plan->count++] = *piece;
 }
@@ -85,14 +93,17 @@ static int64_t make_plan(struct fuse_server *server, struct fuse_request *reques
         if (extent.kind == RAFS_EXTENT_INLINE) {
             piece.inline_data = extent.inline_data;
         } else if (extent.kind == RAFS_EXTENT_CHUNK) {
-            piece.blob = rafsfs->blobs[extent.blob_index];
-            piece.offset = extent.blob_offset + extent.offset_in_chunk;
-            if (!piece.blob)
+            struct blob *blob = rafsfs->blobs[extent.blob_index];
+            if (!blob)
                 return -ENODEV;
-            if (!blob_chunk_covers(piece.blob, extent.chunk_index, extent.blob_offset, extent.offset_in_chunk + extent.length))
+            if (!blob_chunk_covers(blob, extent.chunk_index, extent.blob_offset, extent.offset_in_chunk + extent.length))
                 return -EUCLEAN;
-            if (blob_state(piece.blob, extent.chunk_index) != CHUNK_READY)
-                add_missing(server, request, &missing, piece.blob, extent.chunk_index);
+            piece.offset = extent.blob_offset + extent.offset_in_chunk;
+            piece.area = blob_find(blob, extent.chunk_index, &piece.generation);
+            if (piece.area)
+                blob_visit(blob, extent.chunk_index);
+            else
+                add_missing(server, request, &missing, blob, extent.chunk_index);
         }
         add_piece(plan, &piece);
         offset += extent.length;
@@ -108,20 +119,20 @@ static int64_t make_plan(struct fuse_server *server, struct fuse_request *reques
 /* Reads a piece from the data file. 0, -EAGAIN when that would block, or another negative errno. */
 static int read_piece(struct fuse_request *request, const struct piece *piece, uint64_t at)
 {
-    struct blob *blob = piece->blob;
-    int flags = request->may_block || blob->reads_never_block ? 0 : RWF_NOWAIT;
+    struct chunk_area *area = piece->area;
+    int flags = request->may_block || area->reads_never_block ? 0 : RWF_NOWAIT;
 
-    if (flags && __atomic_load_n(&blob->nowait_unsupported, __ATOMIC_RELAXED))
+    if (flags && __atomic_load_n(&area->nowait_unsupported, __ATOMIC_RELAXED))
         return -EAGAIN;
     for (uint64_t done = 0; done < piece->length;) {
         uint32_t count = fuse_iov_slice(request->writable, request->writable_count, at + done, piece->length - done, request->scratch);
-        ssize_t n = preadv2(blob->data_fd, request->scratch, (int)(count < IOV_MAX ? count : IOV_MAX), (off_t)(piece->offset + done), flags);
+        ssize_t n = preadv2(area->data_fd, request->scratch, (int)(count < IOV_MAX ? count : IOV_MAX), (off_t)(piece->offset + done), flags);
         if (n > 0) {
             done += (uint64_t)n;
         } else if (n == 0) {
             return -EIO; /* the data file is shorter than its READY bits say */
         } else if (errno == EOPNOTSUPP && flags) {
-            __atomic_store_n(&blob->nowait_unsupported, true, __ATOMIC_RELAXED);
+            __atomic_store_n(&area->nowait_unsupported, true, __ATOMIC_RELAXED);
             return -EAGAIN;
         } else if (errno != EINTR) {
             return errno == EFAULT ? -EIO : -errno; /* EFAULT: the guest's memory went away */
@@ -136,7 +147,7 @@ static int64_t carry_out(struct fuse_request *request, const struct plan *plan)
 
     for (uint32_t i = 0; i < plan->count; i++) {
         const struct piece *piece = &plan->pieces[i];
-        if (piece->blob) {
+        if (piece->area) {
             int err = read_piece(request, piece, at);
             if (err == -EAGAIN)
                 return request->may_block ? -EIO : fuse_to_pool(request, FUSE_WAIT_DISK);
@@ -149,6 +160,9 @@ static int64_t carry_out(struct fuse_request *request, const struct plan *plan)
         }
         at += piece->length;
     }
+    for (uint32_t i = 0; i < plan->count; i++)
+        if (plan->pieces[i].area && !chunk_area_is_at(plan->pieces[i].area, plan->pieces[i].generation))
+            return EVICTED;
     return (int64_t)(at - sizeof(struct fuse_out_header));
 }
 
@@ -173,6 +187,12 @@ int64_t rafsfs_read(struct fuse_server *server, struct fuse_request *request)
         size = inode.size - in->offset;
     if (size == 0)
         return 0;
-    result = make_plan(server, request, &inode, in->offset, size, &plan);
-    return result ? result : carry_out(request, &plan);
+    for (unsigned attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+        result = make_plan(server, request, &inode, in->offset, size, &plan);
+        if (!result)
+            result = carry_out(request, &plan);
+        if (result != EVICTED)
+            return result;
+    }
+    return fuse_to_pool(request, FUSE_WAIT_DISK); /* from there too: others get their turn, and evictions come in batches */
 }

@@ -5,6 +5,8 @@
 #include "dataplane.h"
 #include "rafs_format.h"
 
+_Static_assert(sizeof(struct vfs_chunk_run) == sizeof(struct chunk_run), "struct vfs_chunk_run is struct chunk_run");
+_Static_assert(sizeof(struct vfs_byte_range) == sizeof(struct byte_range), "struct vfs_byte_range is struct byte_range");
 _Static_assert(sizeof(struct vfs_upcall) == sizeof(struct upcall_record), "struct vfs_upcall is struct upcall_record");
 
 struct chunk_store *vfs_store_new(void) { return chunk_store_new(); }
@@ -55,10 +57,41 @@ void vfs_blob_complete(struct chunk_store *store, struct blob *blob, uint32_t fi
         blob_complete(store, blob, first, count);
 }
 
+void vfs_blob_complete_in_memory(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
+{
+    if (in_range(blob, first, count) && blob->memory.data_fd >= 0)
+        blob_complete_in(store, blob, &blob->memory, first, count);
+}
+
 void vfs_blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
 {
     if (in_range(blob, first, count))
         blob_fail(store, blob, first, count);
+}
+
+int vfs_blob_add_memory(struct blob *blob, int data_fd, int map_fd) { return blob_add_memory(blob, data_fd, map_fd); }
+int vfs_blob_add_visited(struct blob *blob, int fd) { return blob_add_visited(blob, fd); }
+
+int vfs_blob_was_visited(struct blob *blob, uint32_t chunk) { return chunk < blob->chunk_count && blob_was_visited(blob, chunk); }
+
+int vfs_blob_is_on_disk(const struct blob *blob, uint32_t chunk)
+{
+    return chunk < blob->chunk_count && chunk_area_is_ready(&blob->disk, chunk);
+}
+
+uint64_t vfs_blob_generation(const struct blob *blob) { return chunk_area_generation(&blob->disk); }
+
+int vfs_blob_evict(struct blob *blob, int in_memory, const struct vfs_chunk_run *runs, uint32_t run_count, const struct vfs_byte_range *holes,
+                   uint32_t hole_count)
+{
+    struct chunk_area *area = in_memory ? &blob->memory : &blob->disk;
+
+    if (area->data_fd < 0)
+        return -ENXIO;
+    for (uint32_t i = 0; i < run_count; i++)
+        if (!in_range(blob, runs[i].first, runs[i].count))
+            return -EINVAL;
+    return chunk_area_evict(area, (const struct chunk_run *)runs, run_count, (const struct byte_range *)holes, hole_count);
 }
 
 void vfs_blob_forget(struct blob *blob, uint32_t first, uint32_t count)

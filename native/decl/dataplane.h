@@ -25,6 +25,14 @@ struct vfs_upcall {
     uint32_t reserved;
 };
 
+struct vfs_chunk_run {
+    uint32_t first, count;
+};
+
+struct vfs_byte_range {
+    uint64_t offset, length;
+};
+
 struct chunk_store *vfs_store_new(void); /* NULL: see errno */
 void vfs_store_free(struct chunk_store *store);
 int vfs_store_event_fd(const struct chunk_store *store);
@@ -32,14 +40,23 @@ unsigned vfs_store_take(struct chunk_store *store, struct vfs_upcall *upcalls, u
 
 int vfs_blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta_fd, uint32_t chunk_count,
                   uint64_t uncompressed_size, struct blob **out);
+int vfs_blob_add_memory(struct blob *blob, int data_fd, int map_fd); /* before it is served, as the next one */
+int vfs_blob_add_visited(struct blob *blob, int fd);
 void vfs_blob_close(struct chunk_store *store, struct blob *blob);
 uint32_t vfs_blob_handle(const struct blob *blob);
 int vfs_blob_is_ready(const struct blob *blob, uint32_t chunk);
 uint32_t vfs_blob_ready_count(const struct blob *blob);
 int vfs_blob_claim(struct blob *blob, uint32_t chunk); /* 1: won */
 void vfs_blob_complete(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
+void vfs_blob_complete_in_memory(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
 void vfs_blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
 void vfs_blob_forget(struct blob *blob, uint32_t first, uint32_t count);
+int vfs_blob_is_on_disk(const struct blob *blob, uint32_t chunk);  /* READY there, and not only in memory */
+int vfs_blob_was_visited(struct blob *blob, uint32_t chunk);       /* since this was asked last */
+uint64_t vfs_blob_generation(const struct blob *blob);             /* of what was evicted from the disk */
+/* What it asks of the caller stands in chunk_area.h. -ENXIO: there is no area in memory. */
+int vfs_blob_evict(struct blob *blob, int in_memory, const struct vfs_chunk_run *runs, uint32_t run_count,
+                   const struct vfs_byte_range *holes, uint32_t hole_count);
 
 /* ---- the image reader (image_api.c over rafs_*.c) ---- */
 struct vfs_inode {

@@ -269,7 +269,8 @@ struct rafs_chunk_map_header {
     uint32_t version;
     uint32_t magic2;
     uint32_t all_ready;
-    uint8_t reserved[4080];
+    uint64_t eviction_generation; /* ours, in what the format reserves: chunk_area.h. Others read past it */
+    uint8_t reserved[4072];
 };
 
 #pragma pack(pop)

@@ -52,6 +52,6 @@ static inline void small_blob_write(const struct blob *blob, uint32_t chunk)
 
     for (uint32_t i = 0; i < SMALL_CHUNK; i++)
         data[i] = small_byte(chunk * (uint64_t)SMALL_CHUNK + i);
-    CHECK(pwrite(blob->data_fd, data, sizeof(data), chunk * (off_t)SMALL_CHUNK) == sizeof(data));
+    CHECK(pwrite(blob->disk.data_fd, data, sizeof(data), chunk * (off_t)SMALL_CHUNK) == sizeof(data));
 }
 #endif

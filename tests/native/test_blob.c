@@ -26,7 +26,7 @@ static void test_states(void)
             CHECK_EQ(blob_state(blob, i), CHUNK_READY);
             CHECK(!blob_claim(blob, i));
             CHECK_EQ(blob_state(blob, i), CHUNK_READY); /* a claim that lost leaves nothing behind */
-            CHECK_EQ(blob->map[4096 + i / 8] >> (7 - i % 8) & 1, 1); /* first chunk, highest bit (6.3) */
+            CHECK_EQ(blob->disk.map[4096 + i / 8] >> (7 - i % 8) & 1, 1); /* first chunk, highest bit (6.3) */
         }
         blob_forget(blob, 3, 10);
         for (uint32_t i = 0; i < 19; i++)
