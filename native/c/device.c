@@ -39,13 +39,14 @@ static int init_queue(struct vfs_device *device, unsigned index)
     if (err)
         return err;
     queue->index = index;
-    queue->server = &device->server;
+    queue->server = queue->lot.server = &device->server;
     queue->memory = &device->memory;
-    queue->pools = &device->pools;
+    queue->lot.pools = &device->pools;
+    queue->lot.timeout_ns = &device->limits.miss_timeout_ns;
     queue->limits = &device->limits;
     device->queue_count++;
-    chunk_store_add_waiter(device->store, &queue->waiter);
-    fuse_add_context(&device->server, &queue->context);
+    chunk_store_add_waiter(device->store, &queue->lot.waiter);
+    fuse_add_context(&device->server, &queue->lot.context);
     return 0;
 }
 
@@ -96,7 +97,7 @@ void vfs_device_free(struct vfs_device *device)
     io_pool_destroy(&device->pools.disk);
     io_pool_destroy(&device->pools.host);
     for (unsigned i = 0; i < device->queue_count; i++) {
-        chunk_store_remove_waiter(device->store, &device->queues[i].waiter);
+        chunk_store_remove_waiter(device->store, &device->queues[i].lot.waiter);
         queue_destroy(&device->queues[i]);
     }
     fuse_mounts_destroy(&device->server);

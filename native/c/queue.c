@@ -18,35 +18,12 @@
 #define POLL_PROBE_EVERY 32     /* sleeps between probes */
 #define NO_KICK_TICK_MS 1       /* how often a ring without kick fd is looked at when it is idle */
 
-uint64_t queue_now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static void wake(struct chunk_waiter *waiter)
-{
-    queue_wake((struct queue *)((uint8_t *)waiter - offsetof(struct queue, waiter)));
-}
-
-void queue_wake(struct queue *queue)
-{
-    /* release: what the waker did before is seen by the thread when it takes the attention */
-    __atomic_store_n(&queue->attention, true, __ATOMIC_RELEASE);
-    (void)!eventfd_write(queue->wake_fd, 1);
-}
-
 int queue_init(struct queue *queue)
 {
     queue->kick_fd = queue->call_fd = queue->err_fd = queue->epoll_fd = -1;
-    queue->parked_tail = &queue->parked;
-    queue->waiter.wake = wake;
-    pthread_mutex_init(&queue->lock, NULL);
-    pthread_cond_init(&queue->changed, NULL);
-    queue->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return queue->wake_fd < 0 ? -errno : 0;
+    queue->lot.type = &queue_parking;
+    queue->lot.statistics = &queue->statistics;
+    return parking_lot_init(&queue->lot);
 }
 
 void queue_destroy(struct queue *queue)
@@ -55,10 +32,7 @@ void queue_destroy(struct queue *queue)
         close(queue->call_fd);
     if (queue->err_fd >= 0)
         close(queue->err_fd);
-    if (queue->wake_fd >= 0)
-        close(queue->wake_fd);
-    pthread_cond_destroy(&queue->changed);
-    pthread_mutex_destroy(&queue->lock);
+    parking_lot_destroy(&queue->lot);
 }
 
 /* Looks at the ring for a while before sleeping: a driver that answers within microseconds then
@@ -76,16 +50,16 @@ static bool poll_ring(struct queue *queue)
     }
     if (!budget || !queue_can_pop(queue))
         return false;
-    start = queue_now_ns();
+    start = monotonic_ns();
     do {
         for (int i = 0; i < 32; i++) {
-            if (vring_has_chain(&queue->vq) || shared_load_relaxed(&queue->attention)) {
+            if (vring_has_chain(&queue->vq) || shared_load_relaxed(&queue->lot.attention)) {
                 queue->poll_ns = 2 * budget < limit ? 2 * budget : limit;
                 return true;
             }
             cpu_relax();
         }
-    } while (queue_now_ns() - start < budget);
+    } while (monotonic_ns() - start < budget);
     queue->poll_ns = budget / 2 < POLL_START_NS / 2 ? 0 : budget / 2;
     return false;
 }
@@ -94,9 +68,9 @@ static int sleep_limit_ms(const struct queue *queue)
 {
     int limit = queue->kick_fd < 0 && queue_can_pop(queue) ? NO_KICK_TICK_MS : -1;
 
-    if (queue->next_deadline_ns) {
-        uint64_t now = queue_now_ns();
-        uint64_t left_ms = queue->next_deadline_ns > now ? (queue->next_deadline_ns - now) / 1000000 + 1 : 0;
+    if (queue->lot.next_deadline_ns) {
+        uint64_t now = monotonic_ns();
+        uint64_t left_ms = queue->lot.next_deadline_ns > now ? (queue->lot.next_deadline_ns - now) / 1000000 + 1 : 0;
         if (limit < 0 || left_ms < (uint64_t)limit)
             limit = left_ms < 60000 ? (int)left_ms : 60000;
     }
@@ -113,12 +87,12 @@ static void sleep_until_woken(struct queue *queue)
         vring_disarm(&queue->vq);
         return;
     }
-    if (!__atomic_load_n(&queue->attention, __ATOMIC_ACQUIRE)) {
-        uint64_t start = ++queue->sleeps % POLL_PROBE_EVERY ? 0 : queue_now_ns();
+    if (!__atomic_load_n(&queue->lot.attention, __ATOMIC_ACQUIRE)) {
+        uint64_t start = ++queue->sleeps % POLL_PROBE_EVERY ? 0 : monotonic_ns();
         QUEUE_COUNT(queue, sleeps, 1);
         epoll_wait(queue->epoll_fd, events, 2, sleep_limit_ms(queue));
         if (start)
-            queue->pause_ns = queue_now_ns() - start;
+            queue->pause_ns = monotonic_ns() - start;
     }
     if (queue->vq.used)
         vring_disarm(&queue->vq);
@@ -127,16 +101,16 @@ static void sleep_until_woken(struct queue *queue)
 /* Obeys a pause: not before the pool has let go of guest memory, and until told to go on. */
 static void obey_pause(struct queue *queue)
 {
-    pthread_mutex_lock(&queue->lock);
+    pthread_mutex_lock(&queue->lot.lock);
     while (queue->order == QUEUE_PAUSE) {
-        if (!__atomic_load_n(&queue->in_pool, __ATOMIC_RELAXED) && !queue->is_paused) {
+        if (!__atomic_load_n(&queue->lot.in_pool, __ATOMIC_RELAXED) && !queue->is_paused) {
             queue->is_paused = true;
-            pthread_cond_broadcast(&queue->changed);
+            pthread_cond_broadcast(&queue->lot.changed);
         }
-        pthread_cond_wait(&queue->changed, &queue->lock);
+        pthread_cond_wait(&queue->lot.changed, &queue->lot.lock);
     }
     queue->is_paused = false;
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&queue->lot.lock);
 }
 
 /* Whether the stop order can be carried out now; past its deadline what waits is failed. */
@@ -145,16 +119,16 @@ static bool may_stop(struct queue *queue)
     uint64_t deadline;
     bool pool_is_done;
 
-    pthread_mutex_lock(&queue->lock);
+    pthread_mutex_lock(&queue->lot.lock);
     deadline = queue->stop_deadline_ns;
-    pool_is_done = !__atomic_load_n(&queue->in_pool, __ATOMIC_RELAXED) && !__atomic_load_n(&queue->done, __ATOMIC_RELAXED);
-    pthread_mutex_unlock(&queue->lock);
-    if (queue->parked && (!queue->vq.used || queue_now_ns() >= deadline))
-        queue_fail_parked(queue);
-    if (!queue->parked && pool_is_done)
+    pool_is_done = !__atomic_load_n(&queue->lot.in_pool, __ATOMIC_RELAXED) && !__atomic_load_n(&queue->lot.arrived, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&queue->lot.lock);
+    if (queue->lot.parked && (!queue->vq.used || monotonic_ns() >= deadline))
+        parking_lot_fail_all(&queue->lot);
+    if (!queue->lot.parked && pool_is_done)
         return true;
-    if (queue->parked && (!queue->next_deadline_ns || deadline < queue->next_deadline_ns))
-        queue->next_deadline_ns = deadline;
+    if (queue->lot.parked && (!queue->lot.next_deadline_ns || deadline < queue->lot.next_deadline_ns))
+        queue->lot.next_deadline_ns = deadline;
     return false;
 }
 
@@ -164,20 +138,20 @@ static void *queue_main(void *argument)
     enum queue_order order = QUEUE_RUN;
 
     for (;;) {
-        bool attention = __atomic_exchange_n(&queue->attention, false, __ATOMIC_ACQUIRE);
+        bool attention = __atomic_exchange_n(&queue->lot.attention, false, __ATOMIC_ACQUIRE);
         if (attention) {
             order = __atomic_load_n(&queue->order, __ATOMIC_RELAXED); /* given before the attention was raised */
             if (order == QUEUE_PAUSE) {
                 obey_pause(queue);
-                queue_wake(queue); /* memory, ring and chunks may all have changed: look at everything */
+                parking_lot_wake(&queue->lot); /* memory, ring and chunks may all have changed: look at everything */
                 continue;
             }
         }
         if (!queue->vq.used && order != QUEUE_STOP) {
-            queue->next_deadline_ns = 0; /* no ring to answer in: what waits stands still with it */
-        } else if (attention || (queue->next_deadline_ns && queue_now_ns() >= queue->next_deadline_ns)) {
-            queue_collect_done(queue);
-            queue_scan_parked(queue);
+            queue->lot.next_deadline_ns = 0; /* no ring to answer in: what waits stands still with it */
+        } else if (attention || (queue->lot.next_deadline_ns && monotonic_ns() >= queue->lot.next_deadline_ns)) {
+            parking_lot_collect(&queue->lot);
+            parking_lot_scan(&queue->lot);
             if (queue->vq.used)
                 queue_signal(queue);
         }
@@ -255,13 +229,13 @@ int queue_start(struct queue *queue, int kick_fd)
     if (!err && queue->epoll_fd < 0)
         err = -errno;
     if (!err)
-        err = watch(queue, queue->wake_fd);
+        err = watch(queue, queue->lot.wake_fd);
     if (!err && kick_fd >= 0)
         err = watch(queue, kick_fd);
     if (!err) {
         queue->order = QUEUE_RUN;
         queue->is_broken = queue->is_stopping = false;
-        queue->attention = true;
+        queue->lot.attention = true;
         queue->vq.in_flight = 0;
         queue->kick_fd = kick_fd;
         err = start_thread(queue);
@@ -277,11 +251,11 @@ int queue_start(struct queue *queue, int kick_fd)
 
 static void give_order(struct queue *queue, enum queue_order order)
 {
-    pthread_mutex_lock(&queue->lock);
+    pthread_mutex_lock(&queue->lot.lock);
     __atomic_store_n(&queue->order, order, __ATOMIC_RELAXED);
-    pthread_cond_broadcast(&queue->changed);
-    pthread_mutex_unlock(&queue->lock);
-    queue_wake(queue);
+    pthread_cond_broadcast(&queue->lot.changed);
+    pthread_mutex_unlock(&queue->lot.lock);
+    parking_lot_wake(&queue->lot);
 }
 
 void queue_pause_begin(struct queue *queue)
@@ -294,10 +268,10 @@ void queue_pause_wait(struct queue *queue)
 {
     if (!queue->started)
         return;
-    pthread_mutex_lock(&queue->lock);
+    pthread_mutex_lock(&queue->lot.lock);
     while (!queue->is_paused)
-        pthread_cond_wait(&queue->changed, &queue->lock);
-    pthread_mutex_unlock(&queue->lock);
+        pthread_cond_wait(&queue->lot.changed, &queue->lot.lock);
+    pthread_mutex_unlock(&queue->lot.lock);
 }
 
 void queue_resume(struct queue *queue)
@@ -310,9 +284,9 @@ void queue_stop(struct queue *queue, unsigned drain_ms)
 {
     if (!queue->started)
         return;
-    pthread_mutex_lock(&queue->lock);
-    queue->stop_deadline_ns = queue_now_ns() + (uint64_t)drain_ms * 1000000;
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_lock(&queue->lot.lock);
+    queue->stop_deadline_ns = monotonic_ns() + (uint64_t)drain_ms * 1000000;
+    pthread_mutex_unlock(&queue->lot.lock);
     give_order(queue, QUEUE_STOP);
     pthread_join(queue->thread, NULL);
     queue->started = false;

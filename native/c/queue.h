@@ -3,7 +3,7 @@
  *
  * The thread exists while the vring is started (kick set, not stopped). It alone touches the ring
  * and the parked requests. Others reach it by orders (pause, stop: a handshake under `lock`) and
- * by raising `attention` and writing wake_fd. The control plane changes ring, memory and fds only
+ * by waking its lot (parking_lot_wake). The control plane changes ring, memory and fds only
  * when the thread is paused or gone.
  */
 #ifndef VHOSTFS_QUEUE_H
@@ -14,9 +14,9 @@
 
 #include "blob.h"
 #include "dataplane.h"
+#include "fuse_parked.h"
 #include "fuse_server.h"
 #include "gpa.h"
-#include "io_pool.h"
 #include "vring.h"
 
 /* Memory for parked requests. A queue that reaches it pops no more until one completes: a thousand
@@ -30,8 +30,6 @@
 
 enum queue_order { QUEUE_RUN, QUEUE_PAUSE, QUEUE_STOP };
 
-struct parked; /* a request that waits; parked.c */
-
 struct queue_limits {
     uint64_t miss_timeout_ns; /* after which a parked request is answered EIO */
     uint64_t poll_ns;         /* the longest that the thread looks at the ring before it sleeps */
@@ -42,9 +40,8 @@ struct queue {
     unsigned index;
     struct fuse_server *server;
     const struct gpa_table *memory;
-    struct io_pools *pools;
     const struct queue_limits *limits;
-    int wake_fd;
+    struct parking_lot lot; /* its thread is ours; orders come by its lock, and its attention tells of them */
 
     /* changed by the control plane while the thread is paused or gone */
     struct virtqueue vq;
@@ -54,21 +51,11 @@ struct queue {
     bool started;
     pthread_t thread;
 
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    enum queue_order order;    /* atomic: given under lock, looked at with attention */
-    bool is_paused;            /* under lock */
-    uint64_t stop_deadline_ns; /* under lock */
-    struct parked *done;       /* atomic: back from the pool, hung up under lock, taken down without */
-    unsigned in_pool;          /* atomic: the thread counts up, the pool down under lock */
-    bool attention;            /* atomic: look at order, done and parked requests */
+    enum queue_order order;    /* atomic: given under lot.lock, looked at with lot.attention */
+    bool is_paused;            /* under lot.lock */
+    uint64_t stop_deadline_ns; /* under lot.lock */
 
     /* the thread's own */
-    struct fuse_context context;
-    struct chunk_waiter waiter;      /* .parked counts the list below */
-    struct parked *parked, **parked_tail;
-    uint64_t parked_bytes;
-    uint64_t next_deadline_ns;       /* of a parked request; 0: none */
     uint64_t poll_ns;                /* adapted */
     uint64_t pause_ns;               /* how long the last timed sleep was, wake-up and all */
     unsigned sleeps;
@@ -91,20 +78,16 @@ void queue_pause_wait(struct queue *queue);
 void queue_resume(struct queue *queue);
 /* Stops popping, waits up to drain_ms for parked requests, answers the rest EIO, ends the thread. */
 void queue_stop(struct queue *queue, unsigned drain_ms);
-void queue_wake(struct queue *queue);
 
 /* queue_serve.c: one turn of each kind of work, on the queue's own thread. */
 unsigned queue_serve(struct queue *queue);
 void queue_signal(struct queue *queue);
 bool queue_can_pop(const struct queue *queue);
 
-/* parked.c: requests that wait, on the queue's own thread. */
+/* queue_parked.c */
+extern const struct parking_type queue_parking;
 void queue_park(struct queue *queue, const struct fuse_request *request);
-void queue_collect_done(struct queue *queue);
-void queue_scan_parked(struct queue *queue);
-void queue_fail_parked(struct queue *queue);
 void queue_complete(struct queue *queue, uint16_t head, const struct fuse_in_header *in, int64_t result);
 
-uint64_t queue_now_ns(void);
-#define QUEUE_COUNT(queue, field, n) shared_store_relaxed(&(queue)->statistics.field, (queue)->statistics.field + (n))
+#define QUEUE_COUNT(queue, field, n) STATISTIC_ADD(&(queue)->statistics, field, n)
 #endif

@@ -17,7 +17,7 @@ void queue_signal(struct queue *queue)
 
 bool queue_can_pop(const struct queue *queue)
 {
-    return queue->enabled && queue->vq.avail && !queue->is_broken && !queue->is_stopping && queue->parked_bytes < QUEUE_PARKED_BYTES;
+    return queue->enabled && queue->vq.avail && !queue->is_broken && !queue->is_stopping && queue->lot.bytes < QUEUE_PARKED_BYTES;
 }
 
 void queue_complete(struct queue *queue, uint16_t head, const struct fuse_in_header *in, int64_t result)
@@ -47,7 +47,7 @@ static void copy_request(struct queue *queue, struct fuse_request *request)
         .writable_count = chain->writable,
         .writable_size = chain->writable_size,
         .scratch = queue->scratch,
-        .context = &queue->context,
+        .context = &queue->lot.context,
     };
     copied = fuse_iov_read(readable, chain->readable, 0, in, sizeof(*in));
     if (copied < sizeof(*in) || in->len < sizeof(*in) || in->len > chain->readable_size) {
