@@ -10,6 +10,7 @@ from native.counters import MountCounters, MountStatistics
 from native.device import Device, MemoryRegion
 from native.directory import CacheMode, DirectoryFacts, DirectoryOptions, FileHandles
 from native.image import BLOB_RECORD, CHUNK_RECORD, Dirent, Extent, Image, ImageError, Inode
+from native.session import FuseSession, SessionTerms, adopt_session, session_terms
 
 __all__ = [
     "BLOB_RECORD",
@@ -23,11 +24,15 @@ __all__ = [
     "Dirent",
     "Extent",
     "FileHandles",
+    "FuseSession",
     "Image",
     "ImageError",
     "Inode",
     "MemoryRegion",
     "MountCounters",
     "MountStatistics",
+    "SessionTerms",
     "Upcall",
+    "adopt_session",
+    "session_terms",
 ]

@@ -27,6 +27,8 @@ class MemoryRegion(NamedTuple):
 class Device(Handle):
     """The virtio-fs device (native/c/device.c): queue 0 is hiprio, 1.. are request queues.
 
+    Without request queues it has no hiprio queue either: a FuseSession serves it.
+
     `shared` is for sessions with host directories or mounts that come and go; without, guests may
     cache everything for ever. One caller at a time. Errors are OSError; EINVAL names a request that
     makes no sense, EFAULT addresses outside guest memory.
@@ -41,7 +43,7 @@ class Device(Handle):
         miss_timeout_ms: int = 30_000,
         poll_us: int = 50,
     ) -> None:
-        self.queue_count = num_request_queues + 1
+        self.queue_count = num_request_queues + 1 if num_request_queues else 0
         pointer = lib.vfs_device_new(
             store.c, self.queue_count, shared, miss_timeout_ms * 1_000_000, poll_us * 1000
         )

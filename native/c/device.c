@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "barrier.h"
+#include "device.h"
 #include "image_api.h"
 #include "namespace.h"
 #include "passthroughfs.h"
@@ -62,7 +63,7 @@ static void init_pool(struct vfs_device *device, struct io_pool *pool, struct fu
 struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, int is_shared, uint64_t miss_timeout_ns, uint64_t poll_ns)
 {
     struct vfs_device *device = NULL;
-    int err = queues < 2 || queues > MAX_QUEUES ? -EINVAL : 0;
+    int err = queues == 1 || queues > MAX_QUEUES ? -EINVAL : 0;
 
     if (!err)
         device = calloc(1, sizeof(*device) + queues * sizeof(device->queues[0]));
@@ -106,6 +107,10 @@ void vfs_device_free(struct vfs_device *device)
         close(device->proc_fd);
     free(device);
 }
+
+struct fuse_server *device_server(struct vfs_device *device) { return &device->server; }
+struct io_pools *device_pools(struct vfs_device *device) { return &device->pools; }
+const uint64_t *device_miss_timeout(const struct vfs_device *device) { return &device->limits.miss_timeout_ns; }
 
 static int mount(struct vfs_device *device, const char *path, struct fuse_fs *fs, struct fuse_counters *counters)
 {
@@ -352,6 +357,28 @@ void vfs_device_reset(struct vfs_device *device)
     __atomic_store_n(&device->server.has_session, false, __ATOMIC_RELEASE);
     if (device->server.mounts)
         fuse_end_session(&device->server, NULL);
+}
+
+int vfs_device_session_terms(const struct vfs_device *device, struct vfs_session_terms *terms)
+{
+    const struct fuse_server *server = &device->server;
+
+    if (!__atomic_load_n(&server->has_session, __ATOMIC_ACQUIRE))
+        return -ENOTCONN;
+    *terms = (struct vfs_session_terms){ .flags = server->flags, .minor = server->minor };
+    return 0;
+}
+
+int vfs_device_adopt_session(struct vfs_device *device, const struct vfs_session_terms *terms)
+{
+    struct fuse_server *server = &device->server;
+
+    if (terms->minor < FUSE_OLDEST_MINOR || terms->minor > FUSE_OUR_MINOR)
+        return -EPROTO;
+    server->flags = terms->flags;
+    server->minor = terms->minor;
+    __atomic_store_n(&server->has_session, true, __ATOMIC_RELEASE);
+    return 0;
 }
 
 int vfs_device_statistics(const struct vfs_device *device, unsigned index, struct vfs_statistics *statistics)

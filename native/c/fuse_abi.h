@@ -12,6 +12,9 @@
 #ifndef FUSE_CREATE_SUPP_GROUP /* it came to 7.38 late, in Linux 6.3 */
 #define FUSE_CREATE_SUPP_GROUP (1ULL << 34)
 #endif
+#if FUSE_KERNEL_MINOR_VERSION < 40
+#define FUSE_NOTIFY_RESEND 7
+#endif
 #define FUSE_EXT_TYPE_GROUPS 32 /* FUSE_EXT_GROUPS there: uint32_t count, then as many uint32_t */
 #if FUSE_KERNEL_MINOR_VERSION < 39
 #define FUSE_STATX 52

@@ -37,6 +37,19 @@ void fuse_add_context(struct fuse_server *server, struct fuse_context *context)
     server->contexts[server->context_count++] = context;
 }
 
+void fuse_remove_context(struct fuse_server *server, struct fuse_context *context)
+{
+    unsigned last = server->context_count - 1;
+
+    for (unsigned i = 0; i <= last; i++) {
+        if (server->contexts[i] == context) {
+            server->contexts[i] = server->contexts[last];
+            server->context_count = last;
+            return;
+        }
+    }
+}
+
 struct fuse_fs *fuse_enter(struct fuse_server *server, struct fuse_context *context, uint64_t nodeid)
 {
     struct fuse_fs **mounted = &server->mounts[nodeid >> FUSE_ID_BITS];

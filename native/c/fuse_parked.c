@@ -4,18 +4,11 @@
 #include <errno.h>
 #include <stddef.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "monotonic.h"
+
 #define ROOM_RETRY_NS 2000000 /* the upcall ring is full: its consumer is busy, look again in 2 ms */
-
-uint64_t monotonic_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static void wake(struct chunk_waiter *waiter)
 {
@@ -63,6 +56,8 @@ static void run_in_pool(struct io_job *job, struct fuse_context *context)
     parked->request.context = context;
     parked->result = lot->type->prepare(parked, true) ? fuse_handle(lot->server, &parked->request)
                                                       : fuse_give_up(lot->server, &parked->request, -EIO);
+    if (parked->result != FUSE_PARKED && lot->type->answer)
+        lot->type->answer(parked);
     pthread_mutex_lock(&lot->lock);
     hang_up(lot, parked);
     __atomic_sub_fetch(&lot->in_pool, 1, __ATOMIC_RELAXED);

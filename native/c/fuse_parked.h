@@ -40,7 +40,9 @@ struct parking_type {
     /* Before it runs again, in the pool or on the lot's thread: makes its lists valid. false: its memory
      * is not all there any more; what is left may hold the header of an error. */
     bool (*prepare)(struct parked *parked, bool in_pool);
-    /* Answers it (`result` is what fuse_handle returned) and frees it. */
+    /* NULL, or answers it on the pool thread that ran it to its end, before it goes back to the lot. */
+    void (*answer)(struct parked *parked);
+    /* On the lot's thread: answers it, unless that was done (`result` is what fuse_handle returned), and frees it. */
     void (*finish)(struct parked *parked, int64_t result);
 };
 
@@ -85,6 +87,5 @@ void parking_lot_bring(struct parking_lot *lot, struct parked *parked);
 /* Takes a request that waits for a chunk or for room off the list, and answers it `error`; false: there is none. */
 bool parking_lot_give_up(struct parking_lot *lot, uint64_t unique, int error);
 
-uint64_t monotonic_ns(void);
 #define STATISTIC_ADD(statistics, field, n) shared_store_relaxed(&(statistics)->field, (statistics)->field + (n))
 #endif

@@ -141,6 +141,7 @@ fuse_handler fuse_no_ioctl;      /* ENOTTY */
 int fuse_mounts_init(struct fuse_server *server);
 void fuse_mounts_destroy(struct fuse_server *server); /* frees what is still mounted */
 void fuse_add_context(struct fuse_server *server, struct fuse_context *context);
+void fuse_remove_context(struct fuse_server *server, struct fuse_context *context); /* it handles nothing any more */
 /* An index that nothing is mounted as: the one that was free the longest. -ENOSPC: there is none. */
 int fuse_free_index(struct fuse_server *server, uint16_t *index);
 /* Mounts `fs` as `index` instead of what is there, and frees that once nobody uses it. */

@@ -8,10 +8,10 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "barrier.h"
+#include "monotonic.h"
 
 #define QUEUE_STACK (512 << 10) /* fuse_read's plan is the largest frame, 10 KiB */
 #define POLL_START_NS 4000      /* the first look-around, and the probe after polling was given up */

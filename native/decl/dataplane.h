@@ -14,6 +14,7 @@ struct blob;
 struct vfs_image;
 struct vfs_device;
 struct fuse_counters;
+struct vfs_session;
 
 void vfs_heap_trim(void); /* heap.c */
 
@@ -171,7 +172,6 @@ struct vfs_statistics {
     uint64_t broken_rings;
 };
 
-/* `queues` counts the hiprio queue too. NULL: see errno. */
 /* A host directory as a mount (passthroughfs.h). */
 #define VFS_CACHE_AUTO 0   /* of file data in the guest: dropped at open when the file has changed */
 #define VFS_CACHE_NEVER 1
@@ -199,6 +199,7 @@ struct vfs_directory_facts {
     uint64_t mount_fds;  /* of those, held open, as the guest has files open there */
 };
 
+/* `queues` counts the hiprio queue too; 0: no guest will use it. NULL: see errno. */
 struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, int is_shared, uint64_t miss_timeout_ns, uint64_t poll_ns);
 void vfs_device_free(struct vfs_device *device);
 /* Mounts may come and go while queues run; one call at a time. blobs[i] is the image's blob i.
@@ -230,4 +231,29 @@ int64_t vfs_vring_stop(struct vfs_device *device, unsigned index, unsigned drain
 /* Stops everything at once, forgets rings, features and memory. */
 void vfs_device_reset(struct vfs_device *device);
 int vfs_device_statistics(const struct vfs_device *device, unsigned index, struct vfs_statistics *statistics);
+
+/* ---- a session on /dev/fuse (fusedev.c) ---- */
+/* What INIT agreed on: what a successor must know that takes the session over. */
+struct vfs_session_terms {
+    uint64_t flags;
+    uint32_t minor;
+};
+
+int vfs_device_session_terms(const struct vfs_device *device, struct vfs_session_terms *terms); /* -ENOTCONN: no INIT yet */
+int vfs_device_adopt_session(struct vfs_device *device, const struct vfs_session_terms *terms); /* -EPROTO: not one of ours */
+
+/* `channels` threads, on clones of `fd` or (is_shared) all on fd itself, which it takes over if it returns
+ * 0. The device must outlive it. */
+int vfs_session_new(struct vfs_device *device, int fd, unsigned channels, int is_shared, struct vfs_session **out);
+int vfs_session_start(struct vfs_session *session); /* when it fails, stop and free */
+/* Reads no more; waits up to drain_ms for what waits, then fails it, or leaves it unanswered (abandon). */
+void vfs_session_stop(struct vfs_session *session, unsigned drain_ms, int abandon);
+void vfs_session_free(struct vfs_session *session); /* stops it, and closes fd */
+int vfs_session_ended_fd(const struct vfs_session *session); /* readable when the kernel has ended it */
+/* Has the kernel ask again what a predecessor on the same descriptors read and never answered.
+ * -EINVAL: a kernel before 6.9. */
+int vfs_session_resend(const struct vfs_session *session);
+/* Has the kernel forget what it knows of a name. -ENOENT: it knows nothing. */
+int vfs_session_forget_entry(const struct vfs_session *session, uint64_t parent, const char *name);
+void vfs_session_statistics(const struct vfs_session *session, struct vfs_statistics *statistics);
 #endif
