@@ -34,8 +34,8 @@ def adopt_session(device: Device, terms: SessionTerms) -> None:
 class FuseSession(Handle):
     """Serves a device's mounts to the kernel of this host.
 
-    `fd` is an open /dev/fuse whose session is, or is about to be, mounted; it is the session's own from now on.
-    `channels` threads read from it, each by a clone; `share_fd`: all from `fd` itself, so that whoever
+    `fd` is an open /dev/fuse whose session is, or will be, mounted; it is the session's own from now on.
+    `channels` threads read from it, each by a clone; `share_fd`: all from `fd`, so that whoever
     else holds it keeps the requests that are under way when this process dies. Close it before the device.
     """
 
@@ -65,7 +65,7 @@ class FuseSession(Handle):
         check(lib.vfs_session_resend(self.c), "resend of the requests under way")
 
     def forget_entry(self, parent: int, name: str) -> bool:
-        """Have the kernel forget `name` in the directory with the node id `parent`; False: it knew nothing."""
+        """Have the kernel forget `name` in the directory with node id `parent`; False: it knew none."""
         return bool(lib.vfs_session_forget_entry(self.c, parent, os.fsencode(name)) == 0)
 
     def statistics(self) -> dict[str, int]:
@@ -75,6 +75,6 @@ class FuseSession(Handle):
         return {field: getattr(out, field) for field, _ in ffi.typeof("struct vfs_statistics").fields}
 
     def close(self) -> None:
-        """Stop, and close the descriptors. What is mounted then answers ENOTCONN, unless another holds `fd`."""
+        """Stop, and close the descriptors. The mount then answers ENOTCONN, unless another holds `fd`."""
         if not self.closed:
             lib.vfs_session_free(self._take())

@@ -66,8 +66,9 @@ def parse_options(words: Iterable[str], *, writable: bool = False) -> MountOptio
 
     Where the mount may not be `writable`, `rw` is refused: the image cannot be changed.
     """
-    options = MountOptions(allow_other=os.geteuid() == 0)
-    flags = options.flags & ~MS_RDONLY if writable else options.flags
+    flags = MountOptions().flags & ~(MS_RDONLY if writable else 0)
+    switches = {"allow_other": os.geteuid() == 0, "allow_root": False, "default_permissions": True}
+    names = {"fsname": "vhostfs", "subtype": "vhostfs"}
     for word in (word for text in words for word in text.split(",") if word):
         name, _, value = word.partition("=")
         if word == "rw" and not writable:
@@ -75,16 +76,16 @@ def parse_options(words: Iterable[str], *, writable: bool = False) -> MountOptio
         if word in _FLAGS:
             set_, clear = _FLAGS[word]
             flags = (flags | set_) & ~clear
-        elif word in ("allow_other", "allow_root", "default_permissions"):
-            options = options._replace(**{word: True})
-        elif name in ("fsname", "subtype") and value:
-            options = options._replace(**{"source" if name == "fsname" else name: value})
+        elif word in switches:
+            switches[word] = True
+        elif name in names and value:
+            names[name] = value
         elif name not in _NO_MEANING:
             raise FuseMountError(
                 f"-o {word}: not an option of ours; there are {', '.join(sorted(_FLAGS))}, allow_other, "
                 f"allow_root, default_permissions, fsname=NAME, subtype=NAME"
             )
-    return options._replace(flags=flags)
+    return MountOptions(flags, source=names["fsname"], subtype=names["subtype"], **switches)
 
 
 def open_session(mountpoint: Path, options: MountOptions) -> int:
