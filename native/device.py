@@ -43,6 +43,8 @@ class Device(Handle):
         miss_timeout_ms: int = 30_000,
         poll_us: int = 50,
     ) -> None:
+        if num_request_queues < 0:
+            raise ValueError(f"{num_request_queues} request queues")
         self.queue_count = num_request_queues + 1 if num_request_queues else 0
         pointer = lib.vfs_device_new(
             store.c, self.queue_count, shared, miss_timeout_ms * 1_000_000, poll_us * 1000

@@ -36,11 +36,7 @@ MUTATING = [
 NOT_NEEDED = [Opcode.FLUSH, Opcode.INTERRUPT]  # ENOSYS says: never again
 NOTHING_TO_DO = [Opcode.RELEASE, Opcode.RELEASEDIR, Opcode.FSYNC, Opcode.FSYNCDIR, Opcode.SYNCFS]
 UNKNOWN = [
-    Opcode.GETLK,
-    Opcode.SETLK,
-    Opcode.SETLKW,
     Opcode.BMAP,
-    Opcode.IOCTL,
     Opcode.POLL,
     Opcode.SETUPMAPPING,
     Opcode.REMOVEMAPPING,

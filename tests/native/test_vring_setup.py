@@ -53,10 +53,10 @@ def test_an_index_past_the_last_queue(rig: Rig, index: int) -> None:
     os.close(fd)  # it stayed ours
 
 
-@pytest.mark.parametrize("queues", [-1, 0, 65])
-def test_1_to_64_request_queues(queues: int) -> None:
+@pytest.mark.parametrize("queues", [-1, 65])
+def test_64_request_queues_at_most(queues: int) -> None:
     store = ChunkStore()
-    with pytest.raises((OSError, OverflowError)):
+    with pytest.raises((OSError, ValueError)):
         Device(store, num_request_queues=queues)
     store.close()
 
