@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rafs.backend import BlobBackend
+from rafs.backend.protocol import Adjustable
 from rafs.errors import BlobUnavailable
 
 #: upper ends of the first seven of eight groups: sizes in bytes, latencies in seconds
@@ -67,6 +69,11 @@ class MeteredBackend:
         statistics.seconds_by_size[size] += seconds
         statistics.reads_by_latency_and_size[bisect_right(LATENCY_LIMITS, seconds)][size] += 1
         return data
+
+    def set(self, settings: Mapping[str, str]) -> None:
+        """Of a back-end that has a use for some of them."""
+        if isinstance(self._backend, Adjustable):
+            self._backend.set(settings)
 
     async def close(self) -> None:
         await self._backend.close()

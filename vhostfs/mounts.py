@@ -85,7 +85,9 @@ class Mount:
         return "" if self.instance is None else self.instance.config.id
 
     def set(self, changes: Mapping[str, str]) -> None:
-        """Change settings, for whoever fetches from now on."""
+        """Change settings, for whoever fetches from now on. Raises MountError, and changes nothing."""
+        if self.instance is not None:
+            self.instance.adjust(changes)
         self.settings.update(changes)
 
 
@@ -165,7 +167,7 @@ class Mounts:
             before = self.at(path)
             if before.instance is None or request.fs_type in PASSTHROUGH_TYPES:
                 raise MountError(f"{path}: only images can be replaced by others (fs_type rafs)")
-            instance = await self._open(request)
+            instance = await self._open(request._replace(settings={**before.settings, **request.settings}))
             assert instance is not None
             try:
                 await run_to_end(self._thread, lambda: self._replace(path, before, instance))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from native.dataplane import Blob, ChunkStore, MountCounters
 from rafs.backend.config import Backend, encode_backend
+from rafs.backend.http import HttpPool
 from rafs.backend.make import make_backend
 from rafs.blob_record import BlobRecord
 from rafs.blob_store import BlobStore
@@ -70,6 +72,16 @@ class RafsInstance:
         """The configuration without its secrets."""
         return public_view(self.config)
 
+    def adjust(self, settings: Mapping[str, str]) -> None:
+        """Take new values of the SETTINGS of mounts.py. Raises MountError, and changes nothing.
+
+        Images with the same back-end share it, and so its settings.
+        """
+        try:
+            self.backend.set(settings)
+        except RafsError as error:
+            raise MountError(str(error)) from error
+
     async def open_blobs(self) -> None:
         """Open all blobs of the image. Raises RafsError; `close` is then still due."""
         tasks = [asyncio.create_task(self._open_blob(index)) for index in range(self.image.blob_count)]
@@ -109,6 +121,7 @@ class RafsStores:
     def __init__(self, chunks: ChunkStore) -> None:
         self._upcalls = Upcalls(chunks)
         self._resources = FetchResources()
+        self._http = HttpPool()
         self._shared: dict[_Key, _Shared] = {}
         self._warned: set[str] = set()
         self._upcalls.start()
@@ -123,6 +136,8 @@ class RafsStores:
         key = _Key(sha256(encode_backend(backend_config)).digest(), cache_dir)
         shared = self._acquire(key, backend_config)
         try:
+            if request.settings:
+                shared.backend.set(request.settings)
             image = await run_to_end(None, lambda: Image(request.source))
         except BaseException as error:
             await to_end(self.release(key))
@@ -139,7 +154,7 @@ class RafsStores:
         shared = self._shared.get(key)
         if shared is None:
             try:
-                backend = MeteredBackend(make_backend(backend_config))
+                backend = MeteredBackend(make_backend(backend_config, self._http))
                 store = BlobStore(key.cache_dir, backend, self._upcalls, self._resources)
             except RafsError as error:
                 raise MountError(str(error)) from error
@@ -166,6 +181,7 @@ class RafsStores:
         """No instance is open any more."""
         self._upcalls.stop()
         self._resources.close()
+        await self._http.close()
 
     def _warn(self, paths: list[str], of_what: str) -> None:
         """Once for each field in the life of the daemon."""

@@ -42,10 +42,12 @@ class Mirror(Struct, kw_only=True, frozen=True):
 
 
 class Remote(Struct, kw_only=True, frozen=True):
-    """What all back-ends that are reached over HTTP have."""
+    """What all back-ends that are reached over HTTP have. `client_cert_file` and its key (PEM) are ours."""
 
     skip_verify: bool = False
     ca_cert_files: list[str] = []
+    client_cert_file: str = ""
+    client_key_file: str = ""
     timeout: Count = 5
     connect_timeout: Count = 5
     retry_limit: Count = 0

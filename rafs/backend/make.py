@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rafs.backend.config import Backend, LocalDisk, LocalFs
+from rafs.backend.config import Backend, LocalDisk, LocalFs, Registry
+from rafs.backend.http import HttpPool
 from rafs.backend.local import LocalBackend
 from rafs.backend.protocol import BlobBackend
 from rafs.errors import BackendConfigError
 
 
-def make_backend(backend: Backend) -> BlobBackend:
-    """The back-end that a configuration describes. Raises BackendConfigError for what cannot be served."""
+def make_backend(backend: Backend, pool: HttpPool) -> BlobBackend:
+    """The back-end that a configuration describes. Raises BackendConfigError for what cannot be served.
+
+    `pool` has the connections of the remote ones; it is the caller's, and used by others too.
+    """
     section = backend.section
     if isinstance(section, LocalFs):
         blob_file = Path(section.blob_file) if section.blob_file else None
@@ -24,7 +28,11 @@ def make_backend(backend: Backend) -> BlobBackend:
         from rafs.backend.localdisk import LocalDiskBackend
 
         return LocalDiskBackend(Path(section.device_path), disable_gpt=section.disable_gpt)
+    if isinstance(section, Registry):
+        from rafs.backend.registry import RegistryBackend
+
+        return RegistryBackend(pool, section)
     raise BackendConfigError(
-        f"the back-end {backend.type!r} is not served by this version; it reads blobs from directories "
-        f"(localfs) and disks (localdisk)"
+        f"the back-end {backend.type!r} is not served by this version; it reads blobs from registries, "
+        f"directories (localfs) and disks (localdisk)"
     )

@@ -8,7 +8,8 @@ many bytes is found out in one place.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 from rafs.errors import BlobCorrupt
 
@@ -32,6 +33,15 @@ class BlobBackend(Protocol):
 
     async def close(self) -> None:
         """Let go of connections and threads. No call is in flight."""
+        ...
+
+
+@runtime_checkable
+class Adjustable(Protocol):
+    """A back-end that takes new settings while it is used, by the names of nydusd's /api/v1/config."""
+
+    def set(self, settings: Mapping[str, str]) -> None:
+        """From now on use these; others stay as they are. Raises BackendConfigError, and changes nothing."""
         ...
 
 

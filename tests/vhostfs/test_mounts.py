@@ -152,7 +152,7 @@ def slow(image: BuiltImage, monkeypatch: pytest.MonkeyPatch) -> type[SlowTail]:
     class Slow(SlowTail):
         pass
 
-    monkeypatch.setattr(rafs_instance, "make_backend", lambda backend: Slow(image.blob_dir))
+    monkeypatch.setattr(rafs_instance, "make_backend", lambda backend, pool: Slow(image.blob_dir))
     return Slow
 
 
@@ -231,7 +231,7 @@ async def test_an_umount_ends_reads_that_wait(
     image: BuiltImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = GatedBackend(image.blob_dir)
-    monkeypatch.setattr(rafs_instance, "make_backend", lambda _: backend)
+    monkeypatch.setattr(rafs_instance, "make_backend", lambda *_: backend)
     async with session(tmp_path, image) as s:
         await s.mounts.mount("/a", s.request())
         big = await asyncio.to_thread(s.guest.fuse.walk, b"/a/big")

@@ -19,7 +19,7 @@ def read_paths(config: Config) -> Iterator[Path]:
     elif isinstance(section, LocalDisk):
         names = [section.device_path]
     elif section is not None:
-        names = list(section.ca_cert_files)
+        names = [*section.ca_cert_files, section.client_cert_file, section.client_key_file]
         if isinstance(section, HttpProxy) and section.addr.reveal().startswith("/"):
             names.append(section.addr.reveal())
         elif isinstance(section, Gcs):

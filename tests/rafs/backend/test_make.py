@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rafs.backend.config import Backend, HttpProxy, LocalDisk, LocalFs, backend_of
+from rafs.backend.http import HttpPool
 from rafs.backend.make import make_backend
 from rafs.errors import BackendConfigError, BlobNotFound
 from rafs.secret import Secret
@@ -17,7 +18,7 @@ async def test_directories_and_their_alternatives(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / BLOB_ID).write_bytes(b"content")
     section = LocalFs(dir=str(tmp_path / "a"), alt_dirs=["", str(tmp_path / "b")])
-    backend = make_backend(backend_of("localfs", section))
+    backend = make_backend(backend_of("localfs", section), HttpPool())
     assert await backend.read_range(BLOB_ID, 0, 7) == b"content"
     with pytest.raises(BlobNotFound, match=f"{tmp_path / 'a'} or {tmp_path / 'b'}$"):
         await backend.blob_size("cd" * 32)
@@ -30,7 +31,7 @@ async def test_one_file_and_one_device(tmp_path: Path) -> None:
         backend_of("localfs", LocalFs(blob_file=str(tmp_path / "file"), dir=str(tmp_path))),
         backend_of("localdisk", LocalDisk(device_path=str(tmp_path / "file"), disable_gpt=True)),
     ):
-        backend = make_backend(configuration)
+        backend = make_backend(configuration, HttpPool())
         assert await backend.blob_size(BLOB_ID) == 7
         await backend.close()
 
@@ -44,4 +45,4 @@ async def test_one_file_and_one_device(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_served_says_so(backend: Backend, reason: str) -> None:
     with pytest.raises(BackendConfigError, match=reason):
-        make_backend(backend)
+        make_backend(backend, HttpPool())
