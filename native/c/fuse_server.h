@@ -165,6 +165,15 @@ static inline bool fuse_waits_for_pool(const struct fuse_request *request)
     return request->wait == FUSE_WAIT_DISK || request->wait == FUSE_WAIT_HOST;
 }
 
+/* The most that a thread which may block moves in one system call. A kernel without preemption leaves a
+ * copy only at its end, and a queue thread that shares the CPU has hits to answer meanwhile. */
+#define FUSE_POOL_PIECE (64u << 10)
+
+static inline uint64_t fuse_piece(const struct fuse_request *request, uint64_t left)
+{
+    return request->may_block && left > FUSE_POOL_PIECE ? FUSE_POOL_PIECE : left;
+}
+
 /* How long a driver may keep what never changes: 2^32 s, far over a century. */
 #define FUSE_FOREVER (1ull << 32)
 

@@ -67,14 +67,32 @@ int64_t passthroughfs_lseek(struct passthroughfs *pt, struct fuse_request *reque
     return err ? err : fuse_reply(request, &out, sizeof(out));
 }
 
+/* A count, or a negative errno if nothing was copied. */
+static int64_t copy(const struct fuse_request *request, const struct open_file *from, const struct open_file *to,
+                    const struct fuse_copy_file_range_in *in)
+{
+    off_t from_at = (off_t)in->off_in, to_at = (off_t)in->off_out;
+    uint64_t wanted = in->len < MAX_COPY ? in->len : MAX_COPY, done = 0;
+
+    while (done < wanted) {
+        uint64_t size = to->inode->mount->clones ? wanted - done : fuse_piece(request, wanted - done);
+        ssize_t n = copy_file_range(from->fd, &from_at, to->fd, &to_at, size, (unsigned)in->flags);
+        if (n < 0 && done == 0)
+            return -errno;
+        if (n <= 0)
+            break; /* the driver asks for the rest, and hears why not */
+        done += (uint64_t)n;
+    }
+    return (int64_t)done;
+}
+
 int64_t passthroughfs_copy_file_range(struct passthroughfs *pt, struct fuse_request *request, struct host_inode *inode)
 {
     const struct fuse_copy_file_range_in *in = (const struct fuse_copy_file_range_in *)request->args;
     struct open_file *from, *to;
     struct host_inode *other;
     struct fuse_write_out out = { 0 };
-    off_t from_at = (off_t)in->off_in, to_at = (off_t)in->off_out;
-    ssize_t copied;
+    int64_t copied;
     int err;
 
     if (in->off_in > INT64_MAX || in->off_out > INT64_MAX || in->flags > UINT32_MAX ||
@@ -89,8 +107,8 @@ int64_t passthroughfs_copy_file_range(struct passthroughfs *pt, struct fuse_requ
     err = !from || !to ? -EBADF : kills_set_id(request) ? caller_drop_fsetid(-1) : 0;
     if (!err) {
         open_file_changed(to);
-        copied = copy_file_range(from->fd, &from_at, to->fd, &to_at, in->len < MAX_COPY ? in->len : MAX_COPY, (unsigned)in->flags);
-        err = copied < 0 ? -errno : 0;
+        copied = copy(request, from, to, in);
+        err = copied < 0 ? (int)copied : 0;
         out.size = err ? 0 : (uint32_t)copied;
         if (kills_set_id(request))
             caller_restore_fsetid(-1);

@@ -42,6 +42,7 @@ struct host_mount {
     bool is_local;             /* what is in the kernel's caches is served without blocking */
     bool reads_never_block;    /* it lives in memory */
     bool copies_at_open;       /* to open a file for writing may copy all of it */
+    bool clones;               /* copies share their blocks, and take no time */
     bool has_handles;
     pthread_mutex_t lock;
     int fd;              /* -1: closed; open for real, as open_by_handle_at wants */

@@ -51,7 +51,7 @@ static int64_t read_file(struct fuse_request *request, struct open_file *file, u
         return -EAGAIN;
     while (done < size) {
         uint32_t count = fuse_iov_slice(request->writable, request->writable_count, sizeof(struct fuse_out_header) + done,
-                                        size - done, request->scratch);
+                                        fuse_piece(request, size - done), request->scratch);
         ssize_t n = preadv2(file->fd, request->scratch, (int)(count < IOV_MAX ? count : IOV_MAX), (off_t)(offset + done), flags);
         if (n == 0)
             break;
@@ -79,14 +79,16 @@ int64_t passthroughfs_read(struct passthroughfs *pt, struct fuse_request *reques
     return result;
 }
 
-/* Writes what the request carries behind its arguments. A count, or a negative errno if nothing was. */
+/* Writes what the request carries behind its arguments. A count, or a negative errno if nothing was. What
+ * is appended goes in one piece: another writer's must not come in between. */
 static int64_t write_file(struct fuse_request *request, struct open_file *file, const struct fuse_write_in *in, int flags)
 {
     uint64_t done = 0;
 
     while (done < in->size) {
+        uint64_t left = in->size - done;
         uint32_t count = fuse_iov_slice(request->readable, request->readable_count, sizeof(request->in) + sizeof(*in) + done,
-                                        in->size - done, request->scratch);
+                                        flags & RWF_APPEND ? left : fuse_piece(request, left), request->scratch);
         ssize_t n = pwritev2(file->fd, request->scratch, (int)(count < IOV_MAX ? count : IOV_MAX), (off_t)(in->offset + done), flags);
         if (n == 0)
             break;

@@ -29,13 +29,15 @@ static void classify(struct host_mount *mount, int fd)
         mount->reads_never_block = true;
         /* fall through */
     case EXT4_SUPER_MAGIC:
-    case XFS_SUPER_MAGIC:
-    case BTRFS_SUPER_MAGIC:
     case F2FS_SUPER_MAGIC:
     case ZFS_SUPER_MAGIC:
     case EROFS_SUPER_MAGIC_V1:
     case SQUASHFS_MAGIC:
         mount->is_local = true;
+        break;
+    case XFS_SUPER_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+        mount->is_local = mount->clones = true;
         break;
     case OVERLAYFS_SUPER_MAGIC:
         mount->is_local = mount->copies_at_open = true;
