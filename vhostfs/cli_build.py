@@ -170,7 +170,7 @@ def _progress_bar() -> Iterator[Progress | None]:
             def scanned(self, entries: int) -> None:
                 bars.update(task, description=f"scanning, {entries:,} entries")
 
-            def packed(self, done: int, total: int) -> None:
+            def packed(self, done: int, total: int | None) -> None:
                 bars.update(task, description="packing", completed=done, total=total)
 
         yield Reporter()

@@ -10,7 +10,6 @@ whole file, and is known only when the last byte is.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from native.rafs_v6 import (
     RAFS_BLOB_ALIGNED,
@@ -23,8 +22,9 @@ from native.rafs_v6 import (
     RAFS_TOC_STORED,
 )
 from native.records import Record
+from rafs.build.blob_facts import BlobFacts
 from rafs.build.chunks import ChunkStore, align
-from rafs.build.codecs import Compressor
+from rafs.build.codecs import Compressor, Digester
 from rafs.build.output import PendingFile
 from rafs.build.sections import (
     BLOB_DATA,
@@ -48,28 +48,13 @@ _FLUSH_SIZE = 1 << 20
 _CI_HEADER = Record("rafs_ci_header")
 
 
-@dataclass(frozen=True, slots=True)
-class BlobFacts:
-    """What the bootstrap says about the finished blob; sizes and offsets in bytes."""
-
-    blob_id: str
-    size: int
-    uncompressed_size: int
-    chunk_count: int
-    ci_compressor: int
-    ci_offset: int
-    ci_stored_size: int
-    ci_size: int
-    toc_size: int
-    toc_digest: bytes
-
-
 class BlobWriter:
     """Writes one blob front to back: `append` each chunk in order, then `finish` once."""
 
-    def __init__(self, file: PendingFile, compressor: Compressor) -> None:
+    def __init__(self, file: PendingFile, compressor: Compressor, digester: Digester) -> None:
         self._file = file
         self._compressor = compressor
+        self._digester = digester
         self._is_device = compressor.code == RAFS_CODEC_NONE
         self._sha256 = hashlib.sha256()
         self._waiting: list[bytes] = []
@@ -113,7 +98,7 @@ class BlobWriter:
             magic=RAFS_CI_MAGIC,
             features=FEATURES,
             compressor=RAFS_CODEC_NONE if is_raw else self._compressor.code,
-            entries=len(chunks),
+            entries=chunks.own_count,
             offset=ci_offset,
             compressed_size=len(stored_ci),
             uncompressed_size=len(ci),
@@ -168,7 +153,10 @@ class BlobWriter:
             blob_id=self._sha256.hexdigest(),
             size=self.offset,
             uncompressed_size=chunks.uncompressed_size,
-            chunk_count=len(chunks),
+            chunk_count=chunks.own_count,
+            compressor=self._compressor.code,
+            digester=self._digester.code,
+            features=FEATURES,
             ci_compressor=RAFS_CODEC_NONE if is_raw else self._compressor.code,
             ci_offset=ci_offset,
             ci_stored_size=len(stored_ci),

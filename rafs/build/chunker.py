@@ -27,11 +27,16 @@ R = TypeVar("R")
 
 
 class Piece(NamedTuple):
-    """Whole chunks of one file: the bytes [offset, end)."""
+    """Whole chunks of one file: the bytes [offset, end), all zero if `is_hole`.
+
+    `data` has them where the source gives them once only; else they are read from the file.
+    """
 
     inode: Inode
     offset: int
     end: int
+    data: bytes | None = None
+    is_hole: bool = False
 
 
 class PackedChunk(NamedTuple):
@@ -83,10 +88,16 @@ class Packer:
         return [self._pack_piece(piece) for piece in unit]
 
     def _pack_piece(self, piece: Piece) -> list[PackedChunk]:
+        if piece.is_hole:
+            return [self._pack_zeros(offset, size) for offset, size in self._ranges(piece)]
+        if piece.data is not None:
+            return self._pack_data(piece, piece.data)
         with SourceFile(piece.inode) as file:
             if file.is_sparse:
                 return [self._pack_sparse(file, offset, size) for offset, size in self._ranges(piece)]
-            data = file.read(piece.offset, piece.end - piece.offset)
+            return self._pack_data(piece, file.read(piece.offset, piece.end - piece.offset))
+
+    def _pack_data(self, piece: Piece, data: bytes) -> list[PackedChunk]:
         start = piece.offset
         return [
             self._pack_chunk(data[offset - start : offset - start + size], offset)
@@ -102,9 +113,12 @@ class Packer:
         return PackedChunk(key, len(data), offset, None if key in self._known else self._compress(data))
 
     def _pack_sparse(self, file: SourceFile, offset: int, size: int) -> PackedChunk:
-        """A chunk that lies in a hole is neither read nor, but for the first of its size, hashed."""
         if not file.is_hole(offset, size):
             return self._pack_chunk(file.read(offset, size), offset)
+        return self._pack_zeros(offset, size)
+
+    def _pack_zeros(self, offset: int, size: int) -> PackedChunk:
+        """A chunk that lies in a hole is neither read nor, but for the first of its size, hashed."""
         key = self._zeros_key(size)
         return PackedChunk(key, size, offset, None if key in self._known else self._compress(bytes(size)))
 

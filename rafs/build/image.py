@@ -1,4 +1,4 @@
-"""Building an image, the whole path: scan, pack chunks into the blob, write the bootstrap.
+"""Building an image, the whole path: read the source, pack chunks into the blob, write the bootstrap.
 
 The blob gets its name before the bootstrap does, so a bootstrap that exists has its blob.
 """
@@ -6,18 +6,25 @@ The blob gets its name before the bootstrap does, so a bootstrap that exists has
 from __future__ import annotations
 
 import os
+from collections.abc import Container, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rafs.build.blob import BlobFacts, BlobWriter
+from native.rafs_v6 import RAFS_FLAG_EXPLICIT_UIDGID
+from rafs.build.blob import BlobWriter
+from rafs.build.blob_facts import BlobFacts
 from rafs.build.bootstrap import pack_bootstrap
-from rafs.build.chunker import Packer, map_in_order, units
-from rafs.build.chunks import ChunkStore
-from rafs.build.codecs import COMPRESSORS, DIGESTERS
+from rafs.build.chunker import Packer, Piece, map_in_order
+from rafs.build.chunks import OWN, ChunkStore
+from rafs.build.codecs import COMPRESSORS, DIGESTERS, Compressor, Digester
+from rafs.build.directory import DirectorySource
 from rafs.build.errors import BuildError
+from rafs.build.load import ChunkDictionary, check_chunk_size, load_tree, opened
 from rafs.build.output import PendingFile
-from rafs.build.source import scan_directory
+from rafs.build.overlay import Whiteouts, stack
+from rafs.build.prefetch import PrefetchPolicy, select
 from rafs.build.tree import Tree
 
 MIN_CHUNK_SIZE = 4096
@@ -30,26 +37,50 @@ class Progress(Protocol):
     def scanned(self, entries: int) -> None:
         """`entries` of the source are known so far."""
 
-    def packed(self, done: int, total: int) -> None:
-        """`done` of `total` bytes of file data are read."""
+    def packed(self, done: int, total: int | None) -> None:
+        """`done` of `total` bytes of file data are read; None: nobody knows how many there are."""
 
 
-class _NoProgress:
+class Source(Protocol):
+    """Where files come from. `data_size` is in bytes, None while it cannot be known."""
+
+    data_size: int | None
+
+    def units(self, chunk_size: int) -> Iterator[list[Piece]]:
+        """Yield all file data once, cut into units of work."""
+        ...
+
+    def tree(self) -> Tree:
+        """The tree whose files had that data; asked for after `units` is used up."""
+        ...
+
+
+class NoProgress:
     def scanned(self, entries: int) -> None:
         pass
 
-    def packed(self, done: int, total: int) -> None:
+    def packed(self, done: int, total: int | None) -> None:
         pass
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """`chunk_size` in bytes, a power of two, 4096 to 16 MiB; `jobs` threads, None for one a core."""
+    """`chunk_size` in bytes, a power of two, 4096 to 16 MiB; `jobs` threads, None for one a core.
+
+    `whiteouts` says which files of the source are markers that remove something, and no files of the image.
+    `parent` is the bootstrap of the layers below. Chunks of `parent` and of `chunk_dict`, both bootstraps,
+    are referred to and not stored again. `prefetch` are paths in the image.
+    """
 
     compressor: str = "lz4_block"
     digester: str = "blake3"
     chunk_size: int = 1 << 20
     jobs: int | None = None
+    whiteouts: Whiteouts = Whiteouts.NONE
+    parent: Path | None = None
+    chunk_dict: Path | None = None
+    prefetch: tuple[bytes, ...] = ()
+    prefetch_policy: PrefetchPolicy = PrefetchPolicy.NONE
 
     def validate(self) -> None:
         """Raise BuildError when a value is not one that the builder knows."""
@@ -68,12 +99,13 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What was built. `blob` and `blob_path` are None for a tree without file data; sizes in bytes."""
+    """What was built. `blob` and `blob_path` are None if no new blob is needed; sizes in bytes."""
 
     bootstrap_path: Path
     bootstrap_size: int
     blob: BlobFacts | None
     blob_path: Path | None
+    blob_ids: tuple[str, ...]  # of all blobs that the image needs, in the order of its blob table
     entry_count: int
     inode_count: int
     data_size: int  # of all files, hard links once
@@ -83,58 +115,128 @@ class BuildResult:
 
 
 def build_image(
-    source: str | bytes | os.PathLike[str],
+    source: str | bytes | os.PathLike[str] | Source,
     bootstrap: Path,
     blob_dir: Path,
     options: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
-    """Build directory `source` into the file `bootstrap` and one blob in `blob_dir`, named by its SHA-256.
+    """Build `source`, a directory or another Source, into the file `bootstrap` and one blob in `blob_dir`.
 
-    The same tree and options give the same bytes, whatever `jobs` is. Existing files are replaced at the
-    end, by complete ones. Raises BuildError.
+    The blob is named by its SHA-256. The same source and options give the same bytes, whatever `jobs` is.
+    Existing files are replaced at the end, by complete ones. Raises BuildError.
     """
     options = options or BuildOptions()
     options.validate()
-    progress = progress or _NoProgress()
-    root = os.fsencode(source)
-    _refuse_inside(root, bootstrap.parent, "--bootstrap")
-    _refuse_inside(root, blob_dir, "--blob-dir")
+    progress = progress or NoProgress()
     if bootstrap.is_dir():
         raise BuildError(f"--bootstrap {str(bootstrap)!r} is a directory; name a file")
-    compressor, digester = COMPRESSORS[options.compressor], DIGESTERS[options.digester]
+    if isinstance(source, str | bytes | os.PathLike):
+        root = os.fsencode(source)
+        _refuse_inside(root, bootstrap.parent, "--bootstrap")
+        _refuse_inside(root, blob_dir, "--blob-dir")
+        first = options.prefetch if options.prefetch_policy is not PrefetchPolicy.NONE else ()
+        source = DirectorySource(root, first, progress.scanned)
+    return _Build(options, progress).run(source, bootstrap, blob_dir)
 
-    tree = scan_directory(root, progress.scanned)
-    chunks = ChunkStore()
-    blob_path: Path | None = None
-    blob: BlobFacts | None = None
-    with (
-        PendingFile(blob_dir, "blob") as blob_file,
-        PendingFile(bootstrap.parent, "bootstrap") as bootstrap_file,
-    ):
-        writer = BlobWriter(blob_file, compressor)
-        packer = Packer(compressor, digester, options.chunk_size, chunks.keys)
-        _pack_files(tree, packer, chunks, writer, options, progress)
-        if len(chunks):
-            blob = writer.finish(chunks)
-        image = pack_bootstrap(tree, chunks, blob, compressor, digester, options.chunk_size)
-        bootstrap_file.write(image)
-        if blob:
-            blob_path = blob_file.commit(blob.blob_id)
-        bootstrap_path = bootstrap_file.commit(bootstrap.name)
-    files = [inode for inode in tree.inodes if inode.is_regular]
-    return BuildResult(
-        bootstrap_path=bootstrap_path,
-        bootstrap_size=len(image),
-        blob=blob,
-        blob_path=blob_path,
-        entry_count=tree.entry_count,
-        inode_count=len(tree.inodes),
-        data_size=sum(inode.size for inode in files),
-        distinct_size=chunks.data_size,
-        chunk_count=sum(len(inode.chunks) for inode in files),
-        warnings=tuple(tree.warnings),
-    )
+
+class _Build:
+    def __init__(self, options: BuildOptions, progress: Progress) -> None:
+        self._options = options
+        self._progress = progress
+        self._compressor: Compressor = COMPRESSORS[options.compressor]
+        self._digester: Digester = DIGESTERS[options.digester]
+        self._chunks = ChunkStore()
+
+    def run(self, source: Source, bootstrap: Path, blob_dir: Path) -> BuildResult:
+        options, chunks = self._options, self._chunks
+        blob_path: Path | None = None
+        blob: BlobFacts | None = None
+        with ExitStack() as scope:
+            images = []
+            for path in filter(None, (options.chunk_dict, options.parent)):
+                image = scope.enter_context(opened(path))
+                check_chunk_size(image, path, options.chunk_size)
+                images.append(image)
+            blob_file = scope.enter_context(PendingFile(blob_dir, "blob"))
+            bootstrap_file = scope.enter_context(PendingFile(bootstrap.parent, "bootstrap"))
+            writer = BlobWriter(blob_file, self._compressor, self._digester)
+            self._pack_files(source, ChunkDictionary(images, self._digester.code), writer)
+            if chunks.own_count:
+                blob = writer.finish(chunks)
+                chunks.finish_own(blob)
+            tree = source.tree()
+            distinct_size = chunks.data_size
+            warnings = list(tree.warnings)
+            layers = [tree]
+            if options.parent is not None:
+                layers.insert(0, load_tree(images[-1], options.parent, chunks))
+            if len(layers) > 1 or options.whiteouts is not Whiteouts.NONE:
+                tree = stack(layers, options.whiteouts)
+            wanted, missing = select(tree, options.prefetch)
+            table = chunks.used(inode.chunks for inode in tree.inodes)
+            content = pack_bootstrap(
+                tree,
+                chunks,
+                table,
+                flags=self._compressor.filesystem_flag
+                | self._digester.filesystem_flag
+                | RAFS_FLAG_EXPLICIT_UIDGID,
+                chunk_size=options.chunk_size,
+                prefetch=wanted if options.prefetch_policy is PrefetchPolicy.FS else (),
+            )
+            bootstrap_file.write(content)
+            if blob and OWN in table.places:
+                blob_path = blob_file.commit(blob.blob_id)
+            else:
+                blob = None  # whatever it has was replaced by later entries
+            bootstrap_path = bootstrap_file.commit(bootstrap.name)
+        files = [inode for inode in tree.inodes if inode.is_regular]
+        return BuildResult(
+            bootstrap_path=bootstrap_path,
+            bootstrap_size=len(content),
+            blob=blob,
+            blob_path=blob_path,
+            blob_ids=tuple(one.blob_id for one in table.facts),
+            entry_count=tree.entry_count,
+            inode_count=len(tree.inodes),
+            data_size=sum(inode.size for inode in files),
+            distinct_size=distinct_size,
+            chunk_count=sum(len(inode.chunks) for inode in files),
+            warnings=(*warnings, *missing),
+        )
+
+    def _pack_files(self, source: Source, shared: ChunkDictionary, writer: BlobWriter) -> None:
+        """Read every file, and append to the blob the chunks that neither it nor `shared` has yet."""
+        options, chunks = self._options, self._chunks
+        packer = Packer(
+            self._compressor, self._digester, options.chunk_size, _Either(chunks.keys, shared.keys)
+        )
+        jobs = options.jobs or len(os.sched_getaffinity(0))
+        done = 0
+        for unit, packed in map_in_order(packer.pack, source.units(options.chunk_size), jobs):
+            for piece, piece_chunks in zip(unit, packed, strict=True):
+                for key, size, file_offset, stored in piece_chunks:
+                    chunk = chunks.find(key)
+                    if chunk is None:
+                        chunk = shared.enter(key, chunks)
+                    if chunk is None:
+                        assert stored is not None  # only a chunk that was known is left out
+                        chunk = chunks.add(key, size, writer.append(stored), len(stored), file_offset)
+                    piece.inode.chunks.append(chunk)
+                done += piece.end - piece.offset
+            self._progress.packed(done, source.data_size)
+
+
+class _Either:
+    """The keys in one container or the other."""
+
+    def __init__(self, first: Container[bytes], second: Container[bytes]) -> None:
+        self._first = first
+        self._second = second
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._first or key in self._second
 
 
 def _refuse_inside(source: bytes, folder: Path, option: str) -> None:
@@ -143,27 +245,3 @@ def _refuse_inside(source: bytes, folder: Path, option: str) -> None:
         raise BuildError(
             f"{option} lies in the source {os.fsdecode(source)!r}; write the image somewhere else"
         )
-
-
-def _pack_files(
-    tree: Tree,
-    packer: Packer,
-    chunks: ChunkStore,
-    writer: BlobWriter,
-    options: BuildOptions,
-    progress: Progress,
-) -> None:
-    """Read every file, and append to the blob the chunks that it does not have yet."""
-    total = sum(inode.size for inode in tree.inodes if inode.is_regular)
-    jobs = options.jobs or len(os.sched_getaffinity(0))
-    done = 0
-    for unit, packed in map_in_order(packer.pack, units(tree.inodes, options.chunk_size), jobs):
-        for piece, piece_chunks in zip(unit, packed, strict=True):
-            for key, size, file_offset, stored in piece_chunks:
-                chunk = chunks.find(key)
-                if chunk is None:
-                    assert stored is not None  # only a chunk that the store had is left out
-                    chunk = chunks.add(key, size, writer.append(stored), len(stored), file_offset)
-                piece.inode.chunks.append(chunk)
-            done += piece.end - piece.offset
-        progress.packed(done, total)

@@ -21,7 +21,7 @@ from types import TracebackType
 
 from rafs.build.errors import BuildError
 from rafs.build.tree import Inode, Stamp, Tree
-from rafs.build.xattrs import MAX_VALUE, split_name
+from rafs.build.xattrs import LeftOut
 
 
 def _refusal(path: bytes, error: OSError) -> BuildError:
@@ -37,41 +37,22 @@ def _stamp(st: os.stat_result) -> Stamp:
     return (st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
 
-class _Xattrs:
-    """Reads extended attributes, and remembers the names that were left out."""
-
-    def __init__(self) -> None:
-        self._left_out: dict[str, tuple[int, bytes]] = {}
-
-    def read(self, path: bytes) -> dict[bytes, bytes]:
-        try:
-            names = os.listxattr(path, follow_symlinks=False)
-        except OSError as error:
-            if error.errno == errno.ENOTSUP:
-                return {}
-            raise
-        found = {}
-        for name in names:
-            raw_name = os.fsencode(name)
-            if split_name(raw_name) is None:
-                count, first = self._left_out.get(name, (0, path))
-                self._left_out[name] = (count + 1, first)
-                continue
-            value = os.getxattr(path, name, follow_symlinks=False)
-            if len(value) > MAX_VALUE:
-                raise BuildError(
-                    f"{os.fsdecode(path)!r}: attribute {name!r} has {len(value)} bytes, "
-                    f"RAFS stores {MAX_VALUE} at most; shorten or remove it"
-                )
+def _read_xattrs(path: bytes, left_out: LeftOut) -> dict[bytes, bytes]:
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return {}
+        raise
+    found = {}
+    for name in names:
+        raw_name = os.fsencode(name)
+        if not left_out.admits(raw_name, b"", path):
+            continue
+        value = os.getxattr(path, name, follow_symlinks=False)
+        if left_out.admits(raw_name, value, path):
             found[raw_name] = value
-        return found
-
-    def warnings(self) -> list[str]:
-        return [
-            f"attribute {name!r} cannot be stored in RAFS and was left out of {count} file(s), "
-            f"the first is {os.fsdecode(first)!r}"
-            for name, (count, first) in sorted(self._left_out.items())
-        ]
+    return found
 
 
 def scan_directory(source: bytes, on_entry: Callable[[int], None] = lambda count: None) -> Tree:
@@ -79,7 +60,7 @@ def scan_directory(source: bytes, on_entry: Callable[[int], None] = lambda count
 
     Raises BuildError, naming the file, when something vanishes or cannot be read.
     """
-    xattrs = _Xattrs()
+    left_out = LeftOut()
     inodes: list[Inode] = []
     linked: dict[tuple[int, int], Inode] = {}
 
@@ -97,7 +78,7 @@ def scan_directory(source: bytes, on_entry: Callable[[int], None] = lambda count
             rdev=st.st_rdev if stat.S_ISCHR(st.st_mode) or stat.S_ISBLK(st.st_mode) else 0,
             stamp=_stamp(st),
             target=target,
-            xattrs=xattrs.read(path),
+            xattrs=_read_xattrs(path, left_out),
         )
         inodes.append(inode)
         return inode
@@ -146,7 +127,7 @@ def scan_directory(source: bytes, on_entry: Callable[[int], None] = lambda count
         entry_count += len(names)
         on_entry(entry_count)
         waiting.extend(child for _, child in reversed(directory.children) if child.is_dir)
-    return Tree(inodes, entry_count, xattrs.warnings())
+    return Tree(inodes, entry_count, left_out.warnings())
 
 
 class SourceFile:

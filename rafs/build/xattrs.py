@@ -42,6 +42,33 @@ def split_name(name: bytes) -> tuple[int, bytes] | None:
     return None
 
 
+class LeftOut:
+    """Decides which attributes of the source go into the image, and remembers the names of the others."""
+
+    def __init__(self) -> None:
+        self._names: dict[bytes, tuple[int, bytes]] = {}
+
+    def admits(self, name: bytes, value: bytes, path: bytes) -> bool:
+        """Whether RAFS can store the attribute; raises BuildError for a value that is too long."""
+        if split_name(name) is None:
+            count, first = self._names.get(name, (0, path))
+            self._names[name] = (count + 1, first)
+            return False
+        if len(value) > MAX_VALUE:
+            raise BuildError(
+                f"{os.fsdecode(path)!r}: attribute {os.fsdecode(name)!r} has {len(value)} bytes, "
+                f"RAFS stores {MAX_VALUE} at most; shorten or remove it"
+            )
+        return True
+
+    def warnings(self) -> list[str]:
+        return [
+            f"attribute {os.fsdecode(name)!r} cannot be stored in RAFS and was left out of {count} file(s), "
+            f"the first is {os.fsdecode(first)!r}"
+            for name, (count, first) in sorted(self._names.items())
+        ]
+
+
 def pack_xattrs(xattrs: Mapping[bytes, bytes], path: bytes) -> bytes:
     """Return the area that follows the inode, b"" when there are no attributes.
 

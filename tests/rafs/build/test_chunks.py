@@ -9,11 +9,21 @@ import pytest
 
 from rafs.build import BuildError
 from rafs.build import chunks as chunks_module
-from rafs.build.chunks import ChunkStore, chunk_key
+from rafs.build.blob_facts import BlobFacts
+from rafs.build.chunks import BlobTable, ChunkStore, chunk_key
 
 
 def key(number: int, size: int) -> bytes:
     return chunk_key(number.to_bytes(32, "big"), size)
+
+
+def facts(blob_id: str) -> BlobFacts:
+    return BlobFacts(blob_id, 1, 4096, 1, 0, 0, 0, 0, 0, 0, 0, 0, bytes(32))
+
+
+def table_of(store: ChunkStore, chunks: array[int]) -> BlobTable:
+    store.finish_own(facts("own"))
+    return store.used([chunks])
 
 
 def test_same_digest_with_another_size_is_another_chunk() -> None:
@@ -29,14 +39,16 @@ def test_index_of_24_bits_is_spread_over_the_entry() -> None:
     store = ChunkStore()
     for number in range(0x012346):
         store.add(key(number, 4096), 4096, number * 4096, 4096, 0)
-    assert store.pack_indexes(array("I", [0x012345])) == bytes.fromhex("4523 01 01 45230100")
+    chunks = array("I", [0x012345])
+    assert store.pack_indexes(chunks, table_of(store, chunks)) == bytes.fromhex("4523 01 01 45230100")
 
 
 def test_table_is_sorted_by_digest_and_says_what_is_compressed() -> None:
     store = ChunkStore()
     store.add(key(9, 4096), 4096, 0, 100, 8192)
     store.add(key(3, 50), 50, 100, 50, 0)
-    rows = list(struct.iter_unpack("<32sIIIIQQQII", store.pack_table()))
+    table = table_of(store, array("I", [0, 1]))
+    rows = list(struct.iter_unpack("<32sIIIIQQQII", store.pack_table(table)))
     assert rows == [
         ((3).to_bytes(32, "big"), 0, 0, 50, 50, 100, 4096, 0, 1, 0),
         ((9).to_bytes(32, "big"), 0, 1, 100, 4096, 0, 0, 8192, 0, 0),

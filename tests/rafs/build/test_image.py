@@ -273,7 +273,7 @@ def test_failed_build_leaves_what_was_there(tmp_path: Path) -> None:
         def scanned(self, entries: int) -> None:
             (source / "file").write_bytes(b"other")
 
-        def packed(self, done: int, total: int) -> None:
+        def packed(self, done: int, total: int | None) -> None:
             pass
 
     with pytest.raises(BuildError, match="/file' changed during the build"):

@@ -154,7 +154,7 @@ def test_file_that_changes_during_the_build_is_named(
         def scanned(self, entries: int) -> None:
             change(source / "file")
 
-        def packed(self, done: int, total: int) -> None:
+        def packed(self, done: int, total: int | None) -> None:
             pass
 
     with pytest.raises(BuildError, match=f"/file' {complaint} during the build; build from a tree at rest"):
