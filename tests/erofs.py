@@ -7,7 +7,7 @@ import errno
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -15,23 +15,33 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _MS_RDONLY = 1
 
 
-def fsck(bootstrap: Path, device: Path | None) -> None:
+#: what backs the blobs of an image: nothing, one file, or one for each in the order of the blob table
+Devices = Path | Sequence[Path] | None
+
+
+def fsck(bootstrap: Path, device: Devices) -> None:
     """Check all metadata; AssertionError with the words of fsck.erofs if something is wrong."""
     _run("fsck.erofs", *_device_option(device), str(bootstrap))
 
 
-def extract(bootstrap: Path, device: Path | None, target: Path) -> None:
+def extract(bootstrap: Path, device: Devices, target: Path) -> None:
     """Unpack into the new directory `target`, owners and modes kept."""
     _run("fsck.erofs", f"--extract={target}", "--preserve", *_device_option(device), str(bootstrap))
 
 
-def dump(bootstrap: Path, device: Path | None, *options: str) -> str:
+def dump(bootstrap: Path, device: Devices, *options: str) -> str:
     """Return what dump.erofs says with `options`."""
     return _run("dump.erofs", *_device_option(device), *options, str(bootstrap))
 
 
-def _device_option(device: Path | None) -> list[str]:
-    return [] if device is None else [f"--device={device}"]
+def _paths(devices: Devices) -> Sequence[Path]:
+    if devices is None:
+        return []
+    return [devices] if isinstance(devices, Path) else devices
+
+
+def _device_option(devices: Devices) -> list[str]:
+    return [f"--device={path}" for path in _paths(devices)]
 
 
 def _run(*command: str) -> str:
@@ -43,8 +53,8 @@ def _run(*command: str) -> str:
 
 
 @contextmanager
-def mounted(bootstrap: Path, device: Path | None, *, use_loop: bool = False) -> Iterator[Path]:
-    """Mount the image with the kernel's EROFS, its blob backed by `device`; yield the mount point.
+def mounted(bootstrap: Path, device: Devices, *, use_loop: bool = False) -> Iterator[Path]:
+    """Mount the image with the kernel's EROFS, its blobs backed by `device`; yield the mount point.
 
     Since Linux 6.12 the kernel takes the files as they are; before that, or with `use_loop`, they go through
     loop devices, made and removed here by name.
@@ -54,18 +64,18 @@ def mounted(bootstrap: Path, device: Path | None, *, use_loop: bool = False) -> 
         try:
             if use_loop:
                 raise OSError(errno.ENOTBLK, "as asked")
-            _mount(bootstrap, device, point)
+            _mount(bootstrap, _paths(device), point)
         except OSError as error:
             if error.errno != errno.ENOTBLK:
                 raise
-            loops = [stack.enter_context(_loop_device(path)) for path in (bootstrap, device) if path]
-            _mount(loops[0], loops[1] if device else None, point)
+            loops = [stack.enter_context(_loop_device(path)) for path in (bootstrap, *_paths(device))]
+            _mount(loops[0], loops[1:], point)
         stack.callback(_unmount, point)
         yield Path(point)
 
 
-def _mount(source: Path, device: Path | None, point: str) -> None:
-    options = b"" if device is None else b"device=" + os.fsencode(device)
+def _mount(source: Path, devices: Sequence[Path], point: str) -> None:
+    options = b",".join(b"device=" + os.fsencode(device) for device in devices)
     if _libc.mount(os.fsencode(source), os.fsencode(point), b"erofs", _MS_RDONLY, options):
         number = ctypes.get_errno()
         raise OSError(number, f"mount of {source}: {os.strerror(number)}")
