@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from vhostfs import cli_build, cli_serve
+from vhostfs import cli_build, cli_merge, cli_serve
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"vhostfs {version('vhostfs')}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     cli_build.add_parser(subparsers)
+    cli_merge.add_parser(subparsers)
     cli_serve.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)

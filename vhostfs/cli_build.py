@@ -1,4 +1,4 @@
-"""`vhostfs build`: a directory in, a RAFS bootstrap and data blob out.
+"""`vhostfs build`: a directory or an archive in, a RAFS bootstrap and data blob out.
 
 Here are the options, the progress bar and the summary; the work is `rafs.build`. Heavy modules are
 imported when the command runs, not when its parser is made.
@@ -16,13 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
-    from rafs.build import BuildResult, Progress
+    from rafs.build import BuildResult, Progress, Source
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
+#: --type to the compression that it stands for
+ARCHIVES = {"directory": None, "tar": "none", "targz": "gzip", "tarzst": "zstd"}
 _SIZE = re.compile(r"(\d+)\s*(?:([kmg])(?:ib)?|b)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -52,12 +54,21 @@ def add_parser(subparsers: Subparsers) -> None:
     """Register the sub-command; `args.run(args)` carries it out and returns the exit status."""
     parser = subparsers.add_parser(
         "build",
-        help="build a RAFS image from a directory",
-        description="Build a RAFS v6 image from a directory: one metadata file (bootstrap) and one data "
-        "blob, named by its SHA-256. The same directory gives the same bytes. Existing "
-        "files are replaced only by complete ones.",
+        help="build a RAFS image from a directory or a tar archive",
+        description="Build a RAFS v6 image: one metadata file (bootstrap) and one data blob, named by its "
+        "SHA-256. The same source gives the same bytes. Existing files are replaced only by complete ones. "
+        "Archives are read as a stream and not unpacked.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="directory to build from; must not change meanwhile")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a directory, which must not change meanwhile; an archive; or - for one from stdin",
+    )
+    parser.add_argument(
+        "--type",
+        choices=list(ARCHIVES),
+        help="of SOURCE (default: found out; archives may be plain or packed by gzip, zstd, bzip2 or xz)",
+    )
     parser.add_argument(
         "--bootstrap", metavar="FILE", type=Path, required=True, help="metadata file to write"
     )
@@ -88,18 +99,85 @@ def add_parser(subparsers: Subparsers) -> None:
         "--fs-version", type=int, choices=[6], default=6, help="RAFS version (default: %(default)s)"
     )
     parser.add_argument("--jobs", metavar="N", type=int, help="threads (default: one a core)")
+    parser.add_argument(
+        "--whiteout-spec",
+        choices=["oci", "overlayfs", "none"],
+        help="which entries say that something of the layers below is removed; they are no part of the "
+        "image. none keeps them, for vhostfs merge (default: oci for archives, none for directories)",
+    )
+    parser.add_argument(
+        "--parent-bootstrap",
+        metavar="FILE",
+        type=Path,
+        help="build SOURCE as the next layer on this image; the bootstrap written has both",
+    )
+    parser.add_argument(
+        "--chunk-dict",
+        metavar="FILE",
+        type=_chunk_dict,
+        help="a bootstrap; chunks that its blobs have are referred to and not stored again "
+        "(nydus-image's form bootstrap=FILE is taken too)",
+    )
+    add_prefetch_options(parser)
     parser.set_defaults(run=run)
+
+
+def add_prefetch_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prefetch-files",
+        metavar="FILE",
+        help="a list of absolute paths in the image, one a line, - for stdin: what is read first, in order; "
+        "a directory stands for all below it",
+    )
+    parser.add_argument(
+        "--prefetch-policy",
+        choices=["fs", "blob", "none"],
+        default="fs",
+        help="what the list does. fs: its data comes first in the blob (of an archive, its own order "
+        "stays) and readers are told to fetch it; blob: only the former (default: %(default)s)",
+    )
+
+
+def _chunk_dict(text: str) -> Path:
+    return Path(text.removeprefix("bootstrap="))
+
+
+def read_prefetch_list(name: str | None) -> tuple[bytes, ...]:
+    """The paths in the file `name`, "-" stdin, None no file. Raises OSError."""
+    if name is None:
+        return ()
+    content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    return tuple(line for line in content.splitlines() if line.strip())
 
 
 def run(args: argparse.Namespace) -> int:
     """Build, print a summary to stdout and warnings and errors to stderr; return the exit status."""
-    from rafs.build import BuildError, BuildOptions, build_image
+    from rafs.build import BuildError, BuildOptions, PrefetchPolicy, Whiteouts, build_image
 
-    options = BuildOptions(args.compressor, args.digester, args.chunk_size, args.jobs)
+    kind = args.type or ("tar" if args.source == "-" or _is_no_directory(args.source) else "directory")
+    is_archive = kind != "directory"
     started = time.monotonic()
     try:
-        with _unwound_by_sigterm(), _progress_bar() as progress:
-            result = build_image(os.fsencode(args.source), args.bootstrap, args.blob_dir, options, progress)
+        options = BuildOptions(
+            args.compressor,
+            args.digester,
+            args.chunk_size,
+            args.jobs,
+            whiteouts=Whiteouts(args.whiteout_spec or ("oci" if is_archive else "none")),
+            parent=args.parent_bootstrap,
+            chunk_dict=args.chunk_dict,
+            prefetch=read_prefetch_list(args.prefetch_files),
+            prefetch_policy=PrefetchPolicy(args.prefetch_policy),
+        )
+        with (
+            _unwound_by_sigterm(),
+            _progress_bar() as progress,
+            _opened(args, is_archive, progress) as source,
+        ):
+            result = build_image(source, args.bootstrap, args.blob_dir, options, progress)
+    except OSError as error:
+        print(f"vhostfs build: {error.filename!r}: {error.strerror}", file=sys.stderr)
+        return 1
     except BuildError as error:
         print(f"vhostfs build: {error}", file=sys.stderr)
         return 1
@@ -112,6 +190,33 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _is_no_directory(source: str) -> bool:
+    path = Path(source)
+    return path.exists() and not path.is_dir()
+
+
+@contextmanager
+def _opened(
+    args: argparse.Namespace, is_archive: bool, progress: Progress | None
+) -> Iterator[bytes | Source]:
+    """What to build from: the path of a directory, or an archive open for reading."""
+    from rafs.build import BuildError, TarSource
+
+    if not is_archive:
+        yield os.fsencode(args.source)
+        return
+    if args.source == "-" and args.prefetch_files == "-":
+        raise BuildError("both SOURCE and --prefetch-files are stdin; give one of them as a file")
+    with open_input(args.source) as file:
+        on_entry = {"on_entry": progress.scanned} if progress else {}
+        yield TarSource(file, args.source, compression=ARCHIVES.get(args.type), **on_entry)
+
+
+def open_input(name: str) -> BinaryIO:
+    """The file `name`, "-" stdin, open for reading. Raises OSError."""
+    return sys.stdin.buffer if name == "-" else Path(name).open("rb")
+
+
 def summarize(result: BuildResult, chunk_size: int, seconds: float) -> str:
     """Return the lines that a successful build ends with."""
     rate = result.data_size / max(seconds, 1e-3)
@@ -121,7 +226,8 @@ def summarize(result: BuildResult, chunk_size: int, seconds: float) -> str:
         f"bootstrap  {result.bootstrap_path}  {format_size(result.bootstrap_size)}",
     ]
     if result.blob is None:
-        return "\n".join([*lines, "blob       none: no file has data"])
+        why = "all chunks are in blobs of other images" if result.blob_ids else "no file has data"
+        return "\n".join([*lines, f"blob       none: {why}"])
     repeated = result.data_size - result.distinct_size
     share = result.blob.size / result.data_size
     lines += [

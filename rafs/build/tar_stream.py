@@ -24,6 +24,7 @@ from rafs.build.errors import BuildError
 MAX_HEADER = 2 << 20
 _BLOCK = 512
 _SKIP = 1 << 20
+_HEAD = 8
 _MAGICS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 #: a zstd:chunked layer or a seekable zstd file may begin with a skippable frame
 _ZSTD_SKIPPABLE = tuple(bytes((0x50 + number, 0x2A, 0x4D, 0x18)) for number in range(16))
@@ -45,14 +46,11 @@ def decompressed(file: BinaryIO, expected: str | None = None) -> Reader:
 
     Raises BuildError when it is not the `expected` one.
     """
-    buffered = io.BufferedReader(file, 1 << 20) if isinstance(file, io.RawIOBase) else file
-    peeked = _Peeked(buffered)
+    peeked = _Peeked(file)
     source = cast("BinaryIO", peeked)
     found = compression_of(peeked.head)
     if expected not in (None, found):
-        raise BuildError(
-            f"it is not {expected}-compressed but {found}; leave the type away to have it detected"
-        )
+        raise BuildError(f"its compression is not {expected} but {found}; leave the type to be detected")
     if found == "gzip":
         return gzip.GzipFile(fileobj=source, mode="rb")
     if found == "zstd":
@@ -69,7 +67,9 @@ class _Peeked(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.head = file.read(8)
+        self.head = b""
+        while len(self.head) < _HEAD and (data := file.read(_HEAD - len(self.head))):
+            self.head += data  # a pipe may give less than is asked for
         self._pending = self.head
 
     def readable(self) -> bool:
@@ -78,7 +78,7 @@ class _Peeked(io.RawIOBase):
     def read(self, size: int = -1, /) -> bytes:
         if self._pending:
             data, self._pending = self._pending[:size], self._pending[size:]
-            return data if len(data) == size else data + self._file.read(size - len(data))
+            return data
         return self._file.read(size)
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from tests import erofs
 from tests.trees import describe, differences
@@ -190,3 +191,71 @@ def test_signal_leaves_nothing(source: Path, number: signal.Signals) -> None:
         assert b"Traceback" not in process.stderr.read()
         assert process.wait() == 128 + number
     assert [path for path in out.rglob("*") if path.is_file()] == []
+
+
+def test_archives(source: Path) -> None:
+    """A file and stdin give what the directory gives, but for whiteouts, which do not reach the image."""
+    (source / ".wh.gone").touch()
+    archive = source.parent / "source.tar.zst"
+    packed = subprocess.run(["tar", "-c", "-C", str(source), "."], capture_output=True, check=True).stdout
+    archive.write_bytes(zstandard.compress(packed))
+    (source / ".wh.gone").unlink()
+    for name, options in ((str(archive), []), (str(archive), ["--type", "tarzst"]), ("-", [])):
+        with archive.open("rb") as file:
+            command = arguments(source, *options, "--compressor", "none")
+            command[1] = name
+            done = subprocess.run(
+                [sys.executable, "-c", PROGRAM, *command],
+                stdin=file,
+                capture_output=True,
+                text=True,
+            )
+        assert (done.returncode, done.stderr) == (0, "")
+        (blob,) = (source.parent / "out" / "blobs").iterdir()
+        with erofs.mounted(source.parent / "out" / "image.boot", blob) as point:
+            seen = describe(point)
+        assert seen.keys() == {b".", b"text", b"same", b"link"}
+        assert seen[b"text"].size == 400_000
+
+
+def test_a_layer_on_a_parent_with_a_dictionary(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(*arguments(source, "--compressor", "none")) == 0
+    out = source.parent / "out"
+    parent = out / "parent.boot"
+    (out / "image.boot").rename(parent)
+    upper = source.parent / "upper"
+    upper.mkdir()
+    (upper / ".wh.same").touch()
+    (upper / "copy").write_bytes(b"text" * 100_000)
+    (source.parent / "list").write_text("/copy\n/nowhere\n")
+    options = ["--parent-bootstrap", str(parent), "--chunk-dict", f"bootstrap={parent}"]
+    options += ["--whiteout-spec", "oci", "--prefetch-files", str(source.parent / "list")]
+    capsys.readouterr()
+    assert main(*arguments(upper, *options, "--compressor", "none")) == 0
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "vhostfs build: warning: '/nowhere' is to be prefetched, but is not in the image\n"
+    )
+    assert "blob       none: all chunks are in blobs of other images" in captured.out
+    (blob,) = (out / "blobs").iterdir()
+    with erofs.mounted(out / "image.boot", blob) as point:
+        assert describe(point).keys() == {b".", b"text", b"link", b"copy"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--prefetch-files", "/no/list"], "vhostfs build: '/no/list': No such file or directory\n"),
+        (["--type", "targz"], "its compression is not gzip but none; leave the type to be detected\n"),
+        (["--chunk-dict", "/no/boot"], "vhostfs build: cannot read bootstrap '/no/boot': No such file"),
+    ],
+)
+def test_what_cannot_be_read(
+    source: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    archive = source.parent / "a.tar"
+    archive.write_bytes(bytes(1024))
+    command = arguments(source, *words)
+    command[1] = str(archive)
+    assert main(*command) == 1
+    assert said in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Random layers: built one by one and merged, they show what overlay semantics say, whoever reads.
 
-The model below is flat: a layer first removes paths of what is below, then sets its own. It shares nothing with
-the code, which merges trees.
+The model here is flat: a layer first removes paths of what is below, then sets its own. It shares nothing
+with the code, which merges trees.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ attributes = st.fixed_dictionaries(
         "mode": st.sampled_from([0o644, 0o755, 0o4755, 0]),
         "uid": st.sampled_from([0, 1000]),
         "mtime_ns": st.sampled_from([0, 1, 1_700_000_000_123_456_789, -1_500_000_001]),
-        "xattrs": st.dictionaries(st.sampled_from(["trusted.a", "security.b"]), st.binary(max_size=9), max_size=2),
+        "xattrs": st.dictionaries(
+            st.sampled_from(["trusted.a", "security.b"]), st.binary(max_size=9), max_size=2
+        ),
     }
 )
 contents = st.builds(
@@ -176,7 +178,7 @@ def remove(model: dict[Path_, Object], top: Path_, *, with_itself: bool) -> None
 def expected(model: dict[Path_, Object]) -> dict[bytes, Entry]:
     """The model as tests.trees.describe would find it."""
     first: dict[int, bytes] = {}
-    walk = [()] + sorted_as_walked(model)
+    walk = [(), *sorted_as_walked(model)]
     shown = {path: "/".join(path).encode() or b"." for path in walk}
     for path in walk:
         first.setdefault(id(model[path]), shown[path])
@@ -246,7 +248,7 @@ def read_by_us(bootstrap: Path, blob_dir: Path, entries: dict[bytes, Entry]) -> 
 def test_layers_show_what_the_model_says(drawn: list[Any], spec: Whiteouts, stacked: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="vhostfs-layers-") as folder:
         scratch = Path(folder)
-        model = {(): Object(stat.S_IFDIR | 0o755)}
+        model: dict[Path_, Object] = {(): Object(stat.S_IFDIR | 0o755)}
         bootstraps: list[Path] = []
         for number, root in enumerate(drawn):
             layer = Layer(root, spec)
