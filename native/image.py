@@ -1,7 +1,8 @@
-"""The reader of RAFS v6 bootstraps: native/c/rafs_image.h."""
+"""The reader of RAFS bootstraps, v6 and v5: native/c/rafs_image.h."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,10 +54,11 @@ class Extent(NamedTuple):
 
 
 class Image(Handle):
-    """A RAFS v6 bootstrap, read by the C reader (native/c/rafs_image.h).
+    """A RAFS bootstrap, read by the C reader (native/c/rafs_image.h).
 
     Raises ImageError when `path` is no such thing; methods raise OSError: EUCLEAN where the image
-    lies, EOPNOTSUPP where it has something unknown, ENOTDIR, ENOENT.
+    lies, EOPNOTSUPP where it has something unknown, ENOTDIR, ENOENT. `version` is 6 or 5; no inode has a
+    nid over `last_nid`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -68,7 +70,9 @@ class Image(Handle):
         super().__init__(out[0])
         facts = ffi.new("struct vfs_image_facts *")
         lib.vfs_image_facts(self.c, facts)
+        self.version: int = facts.version
         self.size: int = facts.size
+        self.last_nid: int = facts.last_nid
         self.root_nid: int = facts.root_nid
         self.inode_count: int = facts.inos
         self.flags: int = facts.flags
@@ -78,18 +82,36 @@ class Image(Handle):
         self._prefetch_count: int = facts.prefetch_count
 
     def blob_record(self, index: int) -> Any:
-        """Entry `index` of the blob table, a parsed `struct rafs_v6_blob`."""
+        """Entry `index` of the blob table, a parsed `struct rafs_v6_blob`; that of v5 in the same form."""
         pointer = lib.vfs_image_blob_record(self.c, index)
         if pointer == ffi.NULL:
             raise IndexError(index)
         return BLOB_RECORD.parse(bytes(ffi.buffer(pointer, BLOB_RECORD.size)))
 
     def chunk_record(self, index: int) -> Any:
-        """Entry `index` of the chunk table, a parsed `struct rafs_chunk_record`."""
+        """Entry `index` of the chunk table, a parsed `struct rafs_chunk_record`. v5 has no such table."""
         pointer = lib.vfs_image_chunk_record(self.c, index)
         if pointer == ffi.NULL:
             raise IndexError(index)
         return CHUNK_RECORD.parse(bytes(ffi.buffer(pointer, CHUNK_RECORD.size)))
+
+    def chunk_list(self, blob_index: int) -> bytes:
+        """v5: the records of a blob's chunks that files have, by index, as `native.chunk_table` takes them.
+
+        Raises ImageError where files contradict each other.
+        """
+        records, count, why = (
+            ffi.new("struct rafs_chunk_record **"),
+            ffi.new("uint32_t *"),
+            ffi.new("char[256]"),
+        )
+        result = lib.vfs_image_chunks(self.c, blob_index, records, count, why, 256)
+        if result == -errno.ENOMEM:
+            raise MemoryError
+        if result:
+            raise ImageError(ffi.string(why).decode(errors="replace"))
+        found = ffi.gc(records[0], lib.vfs_image_chunks_free)
+        return bytes(ffi.buffer(found, count[0] * CHUNK_RECORD.size))
 
     def prefetch_nids(self) -> list[int]:
         """Nids of the prefetch table, in order, up to the first 0."""

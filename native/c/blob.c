@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "barrier.h"
+#include "chunk_table.h"
 #include "map_file.h"
 #include "rafs_format.h"
 
@@ -91,9 +92,11 @@ static int open_meta(struct blob *blob, int meta_fd)
         return err;
     blob->meta = meta;
     header = (const struct rafs_ci_header *)(blob->meta + blob->meta_length - sizeof(*header));
-    blob->ci_v2 = header->features & RAFS_BLOB_CHUNK_INFO_V2;
-    uint64_t record = blob->ci_v2 ? sizeof(struct rafs_ci_v2) : sizeof(struct rafs_ci_v1);
-    return record * blob->chunk_count <= blob->meta_length - sizeof(*header) ? 0 : -EINVAL;
+    if (header->magic == CHUNK_TABLE_MAGIC)
+        blob->record_size = sizeof(struct rafs_chunk_record);
+    else
+        blob->record_size = header->features & RAFS_BLOB_CHUNK_INFO_V2 ? sizeof(struct rafs_ci_v2) : sizeof(struct rafs_ci_v1);
+    return (uint64_t)blob->record_size * blob->chunk_count <= blob->meta_length - sizeof(*header) ? 0 : -EINVAL;
 }
 
 static void release(struct blob *blob)
@@ -177,14 +180,18 @@ bool blob_chunk_covers(const struct blob *blob, uint32_t index, uint64_t offset,
 
     if (index >= blob->chunk_count)
         return false;
-    if (blob->ci_v2) {
-        const struct rafs_ci_v2 *ci = (const struct rafs_ci_v2 *)blob->meta + index;
-        start = (ci->uncompressed & 0xFFFFFFFF) << 12;
-        size = (ci->uncompressed >> 32 & 0xFFFFFF) + 1;
-    } else {
+    if (blob->record_size == sizeof(struct rafs_ci_v1)) {
         const struct rafs_ci_v1 *ci = (const struct rafs_ci_v1 *)blob->meta + index;
         start = ci->uncompressed & 0xFFFFFFFF000;
         size = ((ci->uncompressed >> 44 | (ci->uncompressed >> 8 & 0xF) << 20)) + 1;
+    } else if (blob->record_size == sizeof(struct rafs_ci_v2)) {
+        const struct rafs_ci_v2 *ci = (const struct rafs_ci_v2 *)blob->meta + index;
+        start = (ci->uncompressed & 0xFFFFFFFF) << 12;
+        size = (ci->uncompressed >> 32 & 0xFFFFFF) + 1;
+    } else { /* a chunk that no image has told of has size 0, and covers nothing */
+        const struct rafs_chunk_record *chunk = (const struct rafs_chunk_record *)blob->meta + index;
+        start = chunk->uncompressed_offset;
+        size = chunk->uncompressed_size;
     }
     return start == offset && end <= size && start + size <= blob->uncompressed_size;
 }

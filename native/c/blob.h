@@ -33,9 +33,9 @@ struct blob {
     uint8_t *failed;
     uint8_t *visited;         /* shared, NULL where nobody asks: which chunks were read since it was cleared */
     size_t visited_length;
-    const uint8_t *meta;      /* blob.meta */
+    const uint8_t *meta;      /* blob.meta; v5: a table of chunk records (chunk_table.h) */
     size_t meta_length;
-    bool ci_v2;
+    uint32_t record_size;     /* tells which form they have */
 };
 
 /* A queue that may have requests parked on chunks. */

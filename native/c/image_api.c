@@ -31,6 +31,7 @@ void vfs_image_facts(const struct vfs_image *image, struct vfs_image_facts *fact
 
     *facts = (struct vfs_image_facts){
         .size = rafs->size,
+        .last_nid = rafs->last_nid,
         .root_nid = rafs->root_nid,
         .inos = rafs->inos,
         .flags = rafs->flags,
@@ -38,6 +39,7 @@ void vfs_image_facts(const struct vfs_image *image, struct vfs_image_facts *fact
         .chunk_size = rafs->chunk_size,
         .blob_count = rafs->blob_count,
         .prefetch_count = rafs->prefetch_count,
+        .version = rafs->version,
     };
 }
 
@@ -50,6 +52,16 @@ const uint8_t *vfs_image_chunk_record(const struct vfs_image *image, uint64_t in
 {
     return index < image->rafs.chunk_table_count ? (const uint8_t *)&image->rafs.chunk_table[index] : NULL;
 }
+
+int vfs_image_chunks(const struct vfs_image *image, uint32_t blob_index, struct rafs_chunk_record **records, uint32_t *count,
+                     char *why, size_t why_size)
+{
+    if (image->rafs.version != 5 || blob_index >= image->rafs.blob_count)
+        return -EINVAL;
+    return rafs5_chunks(&image->rafs, blob_index, records, count, why, why_size);
+}
+
+void vfs_image_chunks_free(struct rafs_chunk_record *records) { free(records); }
 
 const uint8_t *vfs_image_prefetch_table(const struct vfs_image *image) { return image->rafs.prefetch_table; }
 
@@ -130,8 +142,6 @@ int vfs_image_map(const struct vfs_image *image, uint64_t nid, uint64_t offset, 
     struct rafs_extent extent = { 0 };
     int err = rafs_inode_read(&image->rafs, nid, &inode);
 
-    if (!err && S_ISDIR(inode.mode) && inode.layout == EROFS_LAYOUT_CHUNK_BASED)
-        err = -EUCLEAN;
     if (!err)
         err = rafs_map(&image->rafs, &inode, offset, length, &extent);
     if (err)

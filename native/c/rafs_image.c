@@ -1,32 +1,16 @@
-/* Opening a bootstrap: the two super blocks and the tables they point at. See rafs_image.h. */
+/* Opening a bootstrap: reading it, and what its two versions have in common. See rafs_image.h. */
 #include "rafs_image.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct reason {
-    char *text;
-    size_t size;
-};
+#include "rafs_parse.h"
 
-__attribute__((format(printf, 3, 4))) static int refuse(struct reason why, int err, const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    vsnprintf(why.text, why.size, format, args);
-    va_end(args);
-    return err;
-}
-
-static bool one_bit(uint64_t value) { return value && !(value & (value - 1)); }
-
-static int check_flags(struct rafs_image *image, uint64_t flags, struct reason why)
+int rafs_check_flags(struct rafs_image *image, uint64_t flags, struct reason why)
 {
     const uint64_t codecs = RAFS_FLAG_COMPRESS_NONE | RAFS_FLAG_COMPRESS_LZ4 | RAFS_FLAG_COMPRESS_GZIP | RAFS_FLAG_COMPRESS_ZSTD;
     const uint64_t digests = RAFS_FLAG_DIGEST_BLAKE3 | RAFS_FLAG_DIGEST_SHA256;
@@ -45,46 +29,23 @@ static int check_flags(struct rafs_image *image, uint64_t flags, struct reason w
     return 0;
 }
 
-static int check_erofs_super(struct rafs_image *image, const struct erofs_super_block *sb, struct reason why)
+int rafs_check_chunk_size(struct rafs_image *image, uint32_t chunk_size, struct reason why)
 {
-    if (sb->magic != EROFS_SUPER_MAGIC || !(sb->feature_compat & EROFS_COMPAT_RAFS_V6))
-        return refuse(why, -EUCLEAN, "not a RAFS v6 bootstrap (no EROFS magic with the RAFS mark at offset 1024)");
-    if (sb->blkszbits != 12)
-        return refuse(why, -EOPNOTSUPP, "block size of 2^%u is not supported", sb->blkszbits);
-    if (sb->feature_incompat != (EROFS_INCOMPAT_CHUNKED_FILE | EROFS_INCOMPAT_DEVICE_TABLE))
-        return refuse(why, -EOPNOTSUPP, "the image has incompatible EROFS features 0x%x", sb->feature_incompat);
-    if (sb->extra_devices > RAFS_MAX_BLOBS)
-        return refuse(why, -EUCLEAN, "%u blobs; at most %u are possible", sb->extra_devices, RAFS_MAX_BLOBS);
-    image->blkszbits = sb->blkszbits;
-    image->inos = sb->inos;
-    image->root_nid = sb->root_nid;
-    image->blob_count = sb->extra_devices;
-    image->meta_offset = (uint64_t)sb->meta_blkaddr << sb->blkszbits;
-    if (image->meta_offset > image->size)
-        return refuse(why, -EUCLEAN, "metadata would start at %llu, past the end of the image", (unsigned long long)image->meta_offset);
+    if (!one_bit(chunk_size) || chunk_size < RAFS_MIN_CHUNK_SIZE || chunk_size > RAFS_MAX_CHUNK_SIZE)
+        return refuse(why, -EUCLEAN, "chunk size %u is not a power of two from 4096 to 16777216", chunk_size);
+    image->chunk_size = chunk_size;
+    image->chunk_bits = (uint8_t)__builtin_ctz(chunk_size);
     return 0;
 }
 
-static int check_device_slots(const struct rafs_image *image, const struct erofs_super_block *sb, struct reason why)
-{
-    const struct erofs_device_slot *slots = rafs_at(image, (uint64_t)sb->devt_slotoff * sizeof(*slots), image->blob_count * sizeof(*slots));
-
-    if (!slots)
-        return refuse(why, -EUCLEAN, "the device table lies outside the image");
-    for (unsigned i = 0; i < image->blob_count; i++) {
-        if (memcmp(slots[i].tag, image->blobs[i].blob_id, sizeof(slots[i].tag)))
-            return refuse(why, -EUCLEAN, "device slot %u names another blob than the blob table", i);
-    }
-    return 0;
-}
-
-static int check_blob(const struct rafs_image *image, unsigned index, struct reason why)
+int rafs_check_blob(const struct rafs_image *image, unsigned index, struct reason why)
 {
     const struct rafs_v6_blob *blob = &image->blobs[index];
 
     if (blob->blob_index != index || blob->chunk_size != image->chunk_size)
         return refuse(why, -EUCLEAN, "blob table entry %u has index %u and chunk size %u", index, blob->blob_index, blob->chunk_size);
-    if (blob->chunk_count > RAFS_MAX_CHUNKS || blob->uncompressed_size > 1ull << 44 || blob->compressed_size > 1ull << 40)
+    if (blob->chunk_count > RAFS_MAX_CHUNKS || blob->uncompressed_size > RAFS_MAX_UNCOMPRESSED ||
+        blob->compressed_size > RAFS_MAX_COMPRESSED)
         return refuse(why, -EUCLEAN, "blob %u has sizes out of range", index);
     for (unsigned i = 0; i < sizeof(blob->blob_id); i++) { /* it becomes a file name and a part of a URL */
         uint8_t c = blob->blob_id[i];
@@ -98,59 +59,30 @@ static int check_blob(const struct rafs_image *image, unsigned index, struct rea
     return 0;
 }
 
-static int check_tables(struct rafs_image *image, const struct rafs_v6_super_block *ext, struct reason why)
-{
-    int err = check_flags(image, ext->flags, why);
-
-    if (err)
-        return err;
-    if (!one_bit(ext->chunk_size) || ext->chunk_size < RAFS_MIN_CHUNK_SIZE || ext->chunk_size > RAFS_MAX_CHUNK_SIZE)
-        return refuse(why, -EUCLEAN, "chunk size %u is not a power of two from 4096 to 16777216", ext->chunk_size);
-    image->chunk_size = ext->chunk_size;
-    image->chunk_bits = (uint8_t)__builtin_ctz(ext->chunk_size);
-    if (ext->blob_table_size != image->blob_count * sizeof(struct rafs_v6_blob))
-        return refuse(why, -EUCLEAN, "blob table of %u bytes for %u blobs", ext->blob_table_size, image->blob_count);
-    image->blobs = rafs_at(image, ext->blob_table_offset, ext->blob_table_size);
-    image->chunk_table = rafs_at(image, ext->chunk_table_offset, ext->chunk_table_size);
-    image->chunk_table_count = ext->chunk_table_size / sizeof(struct rafs_chunk_record);
-    if (!image->blobs || !image->chunk_table)
-        return refuse(why, -EUCLEAN, "the blob table or the chunk table lies outside the image");
-    /* Old builders wrote a size without an offset for an empty table (section 2.3). */
-    image->prefetch_count = ext->prefetch_table_offset ? ext->prefetch_table_size / 4 : 0;
-    image->prefetch_table = rafs_at(image, ext->prefetch_table_offset, 4ull * image->prefetch_count);
-    if (!image->prefetch_table)
-        return refuse(why, -EUCLEAN, "the prefetch table lies outside the image");
-    for (unsigned i = 0; i < image->blob_count; i++) {
-        err = check_blob(image, i, why);
-        if (err)
-            return err;
-    }
-    return 0;
-}
-
 int rafs_image_parse(struct rafs_image *image, const void *base, uint64_t size, char *why_text, size_t why_size)
 {
     struct reason why = { why_text, why_size };
     struct rafs_inode root;
-
-    *image = (struct rafs_image){ .base = base, .size = size, .default_uid = geteuid(), .default_gid = getegid() };
-    const struct erofs_super_block *sb = rafs_at(image, EROFS_SUPER_OFFSET, sizeof(*sb));
-    const struct rafs_v6_super_block *ext = rafs_at(image, RAFS_V6_SUPER_OFFSET, sizeof(*ext));
+    const uint32_t *magic;
     int err;
 
-    if (!sb || !ext)
-        return refuse(why, -EUCLEAN, "%llu bytes are too short for a bootstrap", (unsigned long long)image->size);
-    err = check_erofs_super(image, sb, why);
-    if (!err)
-        err = check_tables(image, ext, why);
-    if (!err)
-        err = check_device_slots(image, sb, why);
+    *image = (struct rafs_image){ .base = base, .size = size, .default_uid = geteuid(), .default_gid = getegid() };
+    magic = rafs_at(image, 0, sizeof(*magic)); /* v6 has zeros here */
+    err = magic && *magic == RAFS_V5_SUPER_MAGIC ? rafs5_parse(image, why) : rafs6_parse(image, why);
+    if (!err) {
+        err = rafs_inode_read(image, image->root_nid, &root);
+        if (err || (root.mode & S_IFMT) != S_IFDIR)
+            err = refuse(why, -EUCLEAN, "inode %llu, the root, is not a directory", (unsigned long long)image->root_nid);
+    }
     if (err)
-        return err;
-    err = rafs_inode_read(image, image->root_nid, &root);
-    if (err || (root.mode & S_IFMT) != S_IFDIR)
-        return refuse(why, -EUCLEAN, "nid %llu, the root, is not a directory", (unsigned long long)image->root_nid);
-    return 0;
+        rafs_image_drop(image);
+    return err;
+}
+
+void rafs_image_drop(struct rafs_image *image)
+{
+    free(image->made_blobs);
+    image->made_blobs = NULL;
 }
 
 static int read_whole(int fd, uint8_t *to, uint64_t size)
@@ -199,7 +131,30 @@ int rafs_image_open(struct rafs_image *image, int fd, char *why_text, size_t why
 
 void rafs_image_close(struct rafs_image *image)
 {
-    if (image->base)
-        munmap((void *)image->base, image->size);
+    if (!image->base)
+        return;
+    rafs_image_drop(image);
+    munmap((void *)image->base, image->size);
     image->base = NULL;
+}
+
+static bool is_named(const struct rafs_xattr *xattr, const char *name, size_t length)
+{
+    size_t prefix = strlen(xattr->prefix);
+
+    return length == prefix + xattr->suffix_length && !memcmp(name, xattr->prefix, prefix) &&
+           !memcmp(name + prefix, xattr->suffix, xattr->suffix_length);
+}
+
+int rafs_xattr_find(const struct rafs_image *image, const struct rafs_inode *inode, const char *name, size_t length,
+                    struct rafs_xattr *xattr)
+{
+    uint32_t at = 0;
+    int got;
+
+    while ((got = rafs_xattr_entry(image, inode, at, xattr, &at)) > 0) {
+        if (is_named(xattr, name, length))
+            return 0;
+    }
+    return got ? got : -ENODATA;
 }

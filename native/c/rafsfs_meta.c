@@ -15,8 +15,12 @@ int rafsfs_inode(const struct rafsfs *rafsfs, uint64_t id, struct rafs_inode *in
 
 int rafsfs_nodeid(const struct rafsfs *rafsfs, uint64_t nid, uint64_t *nodeid)
 {
-    *nodeid = fuse_nodeid(&rafsfs->fs, nid == rafsfs->image->root_nid ? FUSE_ROOT_ID : nid);
-    /* No inode can lie at nid 1: it would be in the reserved area. */
+    if (nid == rafsfs->image->root_nid) {
+        *nodeid = fuse_nodeid(&rafsfs->fs, FUSE_ROOT_ID);
+        return 0;
+    }
+    *nodeid = fuse_nodeid(&rafsfs->fs, nid);
+    /* v6: no inode can lie at nid 1, in the reserved area. v5: it is the root's. */
     return nid == FUSE_ROOT_ID || nid > FUSE_ID_MASK ? -EUCLEAN : 0;
 }
 

@@ -2,11 +2,14 @@
 #include <errno.h>
 
 #include "blob.h"
+#include "chunk_table.h"
 #include "dataplane.h"
 #include "rafs_format.h"
 
 _Static_assert(sizeof(struct vfs_chunk_run) == sizeof(struct chunk_run), "struct vfs_chunk_run is struct chunk_run");
 _Static_assert(sizeof(struct vfs_byte_range) == sizeof(struct byte_range), "struct vfs_byte_range is struct byte_range");
+_Static_assert(VFS_CHUNK_TABLE_MAGIC == CHUNK_TABLE_MAGIC, "VFS_CHUNK_TABLE_MAGIC is CHUNK_TABLE_MAGIC");
+_Static_assert(sizeof(struct vfs_chunk_bounds) == sizeof(struct chunk_bounds), "struct vfs_chunk_bounds is struct chunk_bounds");
 _Static_assert(sizeof(struct vfs_upcall) == sizeof(struct upcall_record), "struct vfs_upcall is struct upcall_record");
 
 struct chunk_store *vfs_store_new(void) { return chunk_store_new(); }
@@ -98,4 +101,20 @@ void vfs_blob_forget(struct blob *blob, uint32_t first, uint32_t count)
 {
     if (in_range(blob, first, count))
         blob_forget(blob, first, count);
+}
+
+int vfs_chunk_list_check(const struct rafs_chunk_record *list, uint32_t count, const struct vfs_chunk_bounds *bounds, uint32_t *fault)
+{
+    return chunk_list_check(list, count, (const struct chunk_bounds *)bounds, fault);
+}
+
+int vfs_chunk_table_check(const struct rafs_chunk_record *table, const struct vfs_chunk_bounds *bounds, uint32_t *fault)
+{
+    return chunk_table_check(table, (const struct chunk_bounds *)bounds, fault);
+}
+
+int vfs_chunk_table_merge(struct rafs_chunk_record *table, const struct rafs_chunk_record *list, uint32_t count,
+                          const struct vfs_chunk_bounds *bounds, uint8_t *added, uint32_t *fault)
+{
+    return chunk_table_merge(table, list, count, (const struct chunk_bounds *)bounds, added, fault);
 }

@@ -15,6 +15,7 @@ struct vfs_image;
 struct vfs_device;
 struct fuse_counters;
 struct vfs_session;
+struct rafs_chunk_record; /* rafs_v6.h */
 
 void vfs_heap_trim(void); /* heap.c */
 
@@ -85,7 +86,7 @@ struct vfs_xattr {
     const char *suffix;
     const uint8_t *value;
     uint32_t next; /* offset of the attribute after this one */
-    uint16_t value_size;
+    uint32_t value_size;
     uint8_t suffix_length;
 };
 
@@ -106,26 +107,47 @@ struct vfs_extent {
 struct vfs_image_facts {
     uint64_t size;
     uint64_t root_nid;
+    uint64_t last_nid;
     uint64_t inos;
     uint64_t flags;
     uint64_t chunk_table_count;
     uint32_t chunk_size;
     uint32_t blob_count;
     uint32_t prefetch_count;
+    uint8_t version; /* 6 or 5 */
 };
 
 /* On failure `why` holds a sentence. */
 int vfs_image_open(int fd, struct vfs_image **out, char *why, size_t why_size);
 void vfs_image_close(struct vfs_image *image);
 void vfs_image_facts(const struct vfs_image *image, struct vfs_image_facts *facts);
-const uint8_t *vfs_image_blob_record(const struct vfs_image *image, uint32_t index);   /* struct rafs_v6_blob */
+const uint8_t *vfs_image_blob_record(const struct vfs_image *image, uint32_t index);   /* struct rafs_v6_blob, for v5 too */
 const uint8_t *vfs_image_chunk_record(const struct vfs_image *image, uint64_t index);  /* struct rafs_chunk_record */
+/* Of v5, which has no chunk table: a list of a blob's chunks (chunk_table.h). -EINVAL: not v5, or no such blob. */
+int vfs_image_chunks(const struct vfs_image *image, uint32_t blob_index, struct rafs_chunk_record **records, uint32_t *count,
+                     char *why, size_t why_size);
+void vfs_image_chunks_free(struct rafs_chunk_record *records);
 const uint8_t *vfs_image_prefetch_table(const struct vfs_image *image);                /* le32 nids */
 int vfs_image_inode(const struct vfs_image *image, uint64_t nid, struct vfs_inode *inode);
 int vfs_image_lookup(const struct vfs_image *image, uint64_t nid, const char *name, size_t length, uint64_t *child);
 int vfs_image_dirent(const struct vfs_image *image, uint64_t nid, uint64_t cookie, struct vfs_dirent *entry); /* 1, 0 at the end */
 int vfs_image_xattr(const struct vfs_image *image, uint64_t nid, uint32_t offset, struct vfs_xattr *xattr);   /* 1, 0 at the end */
 int vfs_image_map(const struct vfs_image *image, uint64_t nid, uint64_t offset, uint64_t length, struct vfs_extent *extent);
+
+/* ---- lists and tables of the chunks of v5 blobs (chunk_table.h) ---- */
+#define VFS_CHUNK_TABLE_MAGIC 0x56354354
+
+struct vfs_chunk_bounds {
+    uint32_t chunk_count;
+    uint32_t chunk_size;
+    uint64_t compressed_size;
+    uint64_t uncompressed_size;
+};
+
+int vfs_chunk_list_check(const struct rafs_chunk_record *list, uint32_t count, const struct vfs_chunk_bounds *bounds, uint32_t *fault);
+int vfs_chunk_table_check(const struct rafs_chunk_record *table, const struct vfs_chunk_bounds *bounds, uint32_t *fault);
+int vfs_chunk_table_merge(struct rafs_chunk_record *table, const struct rafs_chunk_record *list, uint32_t count,
+                          const struct vfs_chunk_bounds *bounds, uint8_t *added, uint32_t *fault);
 
 /* ---- what is counted of a mount (fuse_counters.c) ---- */
 #define VFS_FOP_GETATTR 0

@@ -193,6 +193,9 @@ struct erofs_dirent {
 };
 
 #define RAFS_CHUNK_COMPRESSED 0x1
+#define RAFS_CHUNK_HOLE 0x2
+#define RAFS_CHUNK_ENCRYPTED 0x4
+#define RAFS_CHUNK_BATCH 0x8
 #define RAFS_CHUNK_HAS_CRC32C 0x10
 
 /* The chunk table of a v6 bootstrap, and the chunk records of a v5 inode. */

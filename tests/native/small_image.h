@@ -193,5 +193,9 @@ static inline int small_image_open(struct rafs_image *image, const uint8_t *byte
     return err;
 }
 
-static inline void small_image_close(struct rafs_image *image) { free((void *)image->base); }
+static inline void small_image_close(struct rafs_image *image)
+{
+    rafs_image_drop(image);
+    free((void *)image->base);
+}
 #endif

@@ -1,7 +1,7 @@
-/* File range to where its bytes lie: metadata only, no data is read here. See rafs_image.h. */
+/* v6: file range to where its bytes lie: metadata only, no data is read here. See rafs_image.h. */
 #include <errno.h>
 
-#include "rafs_image.h"
+#include "rafs6.h"
 
 static int map_chunk(const struct rafs_image *image, const struct rafs_inode *inode, uint64_t offset, uint64_t length,
                      struct rafs_extent *extent)
@@ -28,8 +28,8 @@ static int map_chunk(const struct rafs_image *image, const struct rafs_inode *in
     return extent->chunk_index < image->blobs[extent->blob_index].chunk_count ? 0 : -EUCLEAN;
 }
 
-int rafs_map(const struct rafs_image *image, const struct rafs_inode *inode, uint64_t offset, uint64_t length,
-             struct rafs_extent *extent)
+int rafs6_map(const struct rafs_image *image, const struct rafs_inode *inode, uint64_t offset, uint64_t length,
+              struct rafs_extent *extent)
 {
     if (length == 0 || offset >= inode->size || length > inode->size - offset)
         return -EINVAL;
@@ -37,5 +37,14 @@ int rafs_map(const struct rafs_image *image, const struct rafs_inode *inode, uin
         return map_chunk(image, inode, offset, length, extent);
     extent->kind = RAFS_EXTENT_INLINE;
     extent->length = length;
-    return rafs_inode_flat(image, inode, offset, &extent->inline_data, &extent->length);
+    return rafs6_inode_flat(image, inode, offset, &extent->inline_data, &extent->length);
 }
+
+const struct rafs_reader rafs6_reader = {
+    .inode = rafs6_inode_read,
+    .flat = rafs6_inode_flat,
+    .lookup = rafs6_lookup,
+    .dir_entry = rafs6_dir_entry,
+    .xattr_entry = rafs6_xattr_entry,
+    .map = rafs6_map,
+};

@@ -1,8 +1,8 @@
-/* Decoding one inode, compact or extended, and the bytes of flat ones. See rafs_image.h. */
+/* v6: decoding one inode, compact or extended, and the bytes of flat ones. See rafs_image.h. */
 #include <errno.h>
 #include <sys/stat.h>
 
-#include "rafs_image.h"
+#include "rafs6.h"
 
 static int decode_compact(const struct rafs_image *image, uint64_t at, struct rafs_inode *inode)
 {
@@ -64,7 +64,7 @@ static int check_inode(const struct rafs_image *image, const struct rafs_inode *
     return 0;
 }
 
-int rafs_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_inode *inode)
+int rafs6_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_inode *inode)
 {
     uint64_t offset, end;
     const uint8_t *raw;
@@ -72,7 +72,7 @@ int rafs_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_in
     int err;
 
     *inode = (struct rafs_inode){ .nid = nid };
-    if (nid == 0 || nid > (image->size - image->meta_offset) / EROFS_SLOT_SIZE)
+    if (nid == 0 || nid > image->last_nid)
         return -EUCLEAN;
     offset = image->meta_offset + nid * EROFS_SLOT_SIZE;
     raw = rafs_at(image, offset, 4); /* format and xattr_icount stand first in both forms */
@@ -100,8 +100,8 @@ int rafs_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_in
     return check_inode(image, inode);
 }
 
-int rafs_inode_flat(const struct rafs_image *image, const struct rafs_inode *inode, uint64_t offset,
-                    const uint8_t **data, uint64_t *length)
+int rafs6_inode_flat(const struct rafs_image *image, const struct rafs_inode *inode, uint64_t offset,
+                     const uint8_t **data, uint64_t *length)
 {
     /* With the inline layout the part of the last block stands after the inode instead. */
     uint64_t plain = inode->layout == EROFS_LAYOUT_FLAT_INLINE ? inode->size & ~(RAFS_BLOCK_SIZE - 1ull) : inode->size;

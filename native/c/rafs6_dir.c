@@ -1,13 +1,12 @@
 /*
- * Directories: blocks of sorted dirents, each block followed by its names (specification 2.9).
+ * v6: directories, blocks of sorted dirents, each block followed by its names (specification 2.9).
  *
- * A cookie names an entry for READDIR: (block << 16 | index in block). It stays valid for ever, as
- * the image never changes, so a guest may resume anywhere without an open handle.
+ * A cookie is block << 16 | index in block.
  */
 #include <errno.h>
 #include <string.h>
 
-#include "rafs_image.h"
+#include "rafs6.h"
 
 struct dir_block {
     const uint8_t *data;
@@ -19,7 +18,7 @@ static int read_block(const struct rafs_image *image, const struct rafs_inode *d
 {
     uint64_t offset = index * RAFS_BLOCK_SIZE, length = RAFS_BLOCK_SIZE;
     const struct erofs_dirent *first;
-    int err = rafs_inode_flat(image, dir, offset, &block->data, &length);
+    int err = rafs6_inode_flat(image, dir, offset, &block->data, &length);
 
     if (err)
         return err;
@@ -86,8 +85,8 @@ static int find_block(const struct rafs_image *image, const struct rafs_inode *d
     return err;
 }
 
-int rafs_lookup(const struct rafs_image *image, const struct rafs_inode *dir, const char *name, size_t length,
-                uint64_t *nid)
+int rafs6_lookup(const struct rafs_image *image, const struct rafs_inode *dir, const char *name, size_t length,
+                 uint64_t *nid)
 {
     struct dir_block block;
     struct rafs_dirent entry;
@@ -113,8 +112,8 @@ int rafs_lookup(const struct rafs_image *image, const struct rafs_inode *dir, co
     return err ? err : -ENOENT;
 }
 
-int rafs_dir_entry(const struct rafs_image *image, const struct rafs_inode *dir, uint64_t cookie,
-                   struct rafs_dirent *entry, uint64_t *next)
+int rafs6_dir_entry(const struct rafs_image *image, const struct rafs_inode *dir, uint64_t cookie,
+                    struct rafs_dirent *entry, uint64_t *next)
 {
     uint64_t index = cookie >> 16;
     uint32_t at = cookie & 0xFFFF;

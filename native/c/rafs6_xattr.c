@@ -1,8 +1,7 @@
 /* Inline extended attributes (specification 2.11). Shared ones do not exist in RAFS. */
 #include <errno.h>
-#include <string.h>
 
-#include "rafs_image.h"
+#include "rafs6.h"
 
 static const char *const prefixes[] = {
     [EROFS_XATTR_USER] = "user.",
@@ -12,8 +11,8 @@ static const char *const prefixes[] = {
     [EROFS_XATTR_SECURITY] = "security.",
 };
 
-int rafs_xattr_entry(const struct rafs_image *image, const struct rafs_inode *inode, uint32_t offset,
-                     struct rafs_xattr *xattr, uint32_t *next)
+int rafs6_xattr_entry(const struct rafs_image *image, const struct rafs_inode *inode, uint32_t offset,
+                      struct rafs_xattr *xattr, uint32_t *next)
 {
     const uint32_t first = sizeof(struct erofs_xattr_ibody_header);
     const struct erofs_xattr_entry *entry;
@@ -34,25 +33,4 @@ int rafs_xattr_entry(const struct rafs_image *image, const struct rafs_inode *in
     xattr->value_size = entry->value_size;
     *next = at + ((size + 3) & ~3u);
     return 1;
-}
-
-static int is_named(const struct rafs_xattr *xattr, const char *name, size_t length)
-{
-    size_t prefix = strlen(xattr->prefix);
-
-    return length == prefix + xattr->suffix_length && !memcmp(name, xattr->prefix, prefix) &&
-           !memcmp(name + prefix, xattr->suffix, xattr->suffix_length);
-}
-
-int rafs_xattr_find(const struct rafs_image *image, const struct rafs_inode *inode, const char *name, size_t length,
-                    struct rafs_xattr *xattr)
-{
-    uint32_t at = 0;
-    int got;
-
-    while ((got = rafs_xattr_entry(image, inode, at, xattr, &at)) > 0) {
-        if (is_named(xattr, name, length))
-            return 0;
-    }
-    return got ? got : -ENODATA;
 }
