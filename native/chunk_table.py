@@ -1,6 +1,7 @@
 """Lists and tables of the chunks of v5 blobs: native/c/chunk_table.h.
 
-A record is a `struct rafs_chunk_record`. A list has those that one image knows, a table a place for each chunk.
+A record is a `struct rafs_chunk_record`. A list has those that one image knows, a table a place for each
+chunk.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def check_table(table: bytes | mmap, bounds: Bounds) -> None:
 def merge(table: bytearray | mmap, records: bytes, bounds: Bounds) -> int:
     """Add to a checked table what a list knows and it does not.
 
-    Returns the bitmap of what was added, in the order of a chunk map: the first chunk is the highest bit of the
-    first of ceil(chunk_count / 8) bytes. Raises Contradiction; the table is then as it was.
+    Returns the bitmap of what was added, in the order of a chunk map: the first chunk is the highest bit of
+    the first of ceil(chunk_count / 8) bytes. Raises Contradiction; the table is then as it was.
     """
     check_list(records, bounds)
     if len(table) < bounds.chunk_count * RECORD.size:

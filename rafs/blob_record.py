@@ -94,6 +94,7 @@ class BlobRecord:
     ci_offset: int
     ci_compressed_size: int
     ci_uncompressed_size: int
+    fs_version: int = 6
 
     @property
     def ci_record_size(self) -> int:
@@ -109,11 +110,12 @@ class BlobRecord:
         """Upper bound of compressed offsets (1.5, "end of chunk data")."""
         if Feature.CAP_TAR_TOC not in self.features:
             return self.compressed_size
-        return self.ci_offset - (TAR_HEADER_SIZE if Feature.HAS_TAR_HEADER in self.features else 0)
+        end = self.ci_offset if self.fs_version == 6 else self.compressed_size
+        return end - (TAR_HEADER_SIZE if Feature.HAS_TAR_HEADER in self.features else 0)
 
     @classmethod
-    def parse(cls, entry: Any, *, blob_id: str | None = None) -> BlobRecord:
-        """Check one parsed `struct rafs_v6_blob`.
+    def parse(cls, entry: Any, *, blob_id: str | None = None, fs_version: int = 6) -> BlobRecord:
+        """Check one parsed `struct rafs_v6_blob`; that of a v5 image has no blob.meta.
 
         `blob_id` replaces the stored id where the image is opened by its file name (1.6).
         Raises ImageCorrupt for a value the format forbids, ImageUnsupported for a feature we lack.
@@ -133,9 +135,10 @@ class BlobRecord:
                 raise ImageUnsupported(f"blob {name}: {what} cannot be read yet; build the image without it")
         if entry.cipher_algo:
             raise ImageUnsupported(f"blob {name}: cipher {entry.cipher_algo} is not supported")
-        if not features & Feature.ALIGNED:
+        is_v6 = fs_version == 6
+        if is_v6 and not features & Feature.ALIGNED:
             raise corrupt("chunks are not aligned to 4096 bytes")
-        if not 0 < entry.chunk_count <= MAX_CHUNKS:
+        if entry.chunk_count > MAX_CHUNKS or (is_v6 and not entry.chunk_count):
             raise corrupt(f"chunk count {entry.chunk_count} is not in 1..{MAX_CHUNKS}")
         size = entry.chunk_size
         if size & (size - 1) or not MIN_CHUNK_SIZE <= size <= MAX_CHUNK_SIZE:
@@ -148,8 +151,10 @@ class BlobRecord:
             raise ImageUnsupported(f"blob {name}: digest code {entry.digest_algo}")
         if entry.compressed_size > MAX_COMPRESSED_SIZE:
             raise corrupt(f"compressed size {entry.compressed_size} is over {MAX_COMPRESSED_SIZE}")
-        if not 0 < entry.uncompressed_size <= MAX_UNCOMPRESSED_SIZE or entry.uncompressed_size % SLOT:
+        if is_v6 and (not entry.uncompressed_size or entry.uncompressed_size % SLOT):
             raise corrupt(f"uncompressed size {entry.uncompressed_size} is not a positive multiple of {SLOT}")
+        if entry.uncompressed_size > MAX_UNCOMPRESSED_SIZE:
+            raise corrupt(f"uncompressed size {entry.uncompressed_size} is over {MAX_UNCOMPRESSED_SIZE}")
         if entry.toc_size and entry.toc_size not in TOC_SIZES:
             raise corrupt(f"TOC size {entry.toc_size} is not a multiple of 128 in 512..65536")
         record = cls(
@@ -168,16 +173,26 @@ class BlobRecord:
             ci_offset=entry.ci_offset,
             ci_compressed_size=entry.ci_compressed_size,
             ci_uncompressed_size=entry.ci_uncompressed_size,
+            fs_version=fs_version,
         )
-        stored, plain = record.ci_compressed_size, record.ci_uncompressed_size
-        if plain != record.ci_record_size * record.chunk_count:
-            raise corrupt(
-                f"blob.meta has {plain} bytes for {record.chunk_count} records of {record.ci_record_size}"
-            )
-        if not 0 < stored <= plain or (record.ci_compressor is Compressor.NONE and stored != plain):
-            raise corrupt(f"blob.meta is stored in {stored} bytes, plain {plain}")
-        if record.ci_offset + stored + CI_HEADER_SIZE > MAX_COMPRESSED_SIZE + (1 << 30):
-            raise corrupt(f"blob.meta at {record.ci_offset} lies outside of any blob")
         if record.chunk_data_end < 0:
-            raise corrupt(f"blob.meta at {record.ci_offset} leaves no room for its tar header")
+            raise corrupt("it has no room for its tar header")
+        if is_v6:
+            record._check_ci()
         return record
+
+    def _check_ci(self) -> None:
+        """Raise ImageCorrupt unless the place of blob.meta can be."""
+
+        def corrupt(reason: str) -> ImageCorrupt:
+            return ImageCorrupt(f"blob {self.blob_id}: {reason}")
+
+        stored, plain = self.ci_compressed_size, self.ci_uncompressed_size
+        if plain != self.ci_record_size * self.chunk_count:
+            raise corrupt(
+                f"blob.meta has {plain} bytes for {self.chunk_count} records of {self.ci_record_size}"
+            )
+        if not 0 < stored <= plain or (self.ci_compressor is Compressor.NONE and stored != plain):
+            raise corrupt(f"blob.meta is stored in {stored} bytes, plain {plain}")
+        if self.ci_offset + stored + CI_HEADER_SIZE > MAX_COMPRESSED_SIZE + (1 << 30):
+            raise corrupt(f"blob.meta at {self.ci_offset} lies outside of any blob")

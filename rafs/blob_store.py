@@ -29,8 +29,9 @@ from typing import Any
 from native.dataplane import Blob
 from rafs.backend import BlobBackend
 from rafs.blob_record import BlobRecord
-from rafs.blob_tail import BlobTail, Digests
+from rafs.blob_tail import BlobTail, Digests, Tail
 from rafs.cache import CachedBlob, CacheDir
+from rafs.chunk_table import BootstrapChunks, ChunkTable
 from rafs.errors import ImageCorrupt, RafsError
 from rafs.fetch import Fetcher, FetchResources, OpenBlob
 from rafs.upcalls import Upcalls
@@ -69,14 +70,17 @@ class BlobStore:
         self._settling = asyncio.get_running_loop().create_task(self._settle_now_and_then())
 
     async def open_blob(
-        self, entry: Any, *, blob_id: str | None = None, digests: Digests | None = None
+        self, entry: Any, *, blob_id: str | None = None, digests: Digests | BootstrapChunks | None = None
     ) -> OpenBlob:
         """Open one blob of an image: `entry` is its parsed `struct rafs_v6_blob` or a BlobRecord.
 
-        `blob_id` replaces the id in the entry (1.6); `digests` are those of the bootstrap's chunk table.
-        Every call is matched by one of `close_blob`. Raises RafsError.
+        `blob_id` replaces the id in the entry (1.6); `digests` are those of the bootstrap's chunk table, and
+        of v5 all that it says of the blob's chunks (`rafs.Image.bootstrap_chunks`). Every call is matched by
+        one of `close_blob`. Raises RafsError.
         """
         record = entry if isinstance(entry, BlobRecord) else BlobRecord.parse(entry, blob_id=blob_id)
+        if isinstance(digests, BootstrapChunks) != (record.fs_version == 5):
+            raise TypeError(f"blob {record.blob_id} of a v{record.fs_version} image with {type(digests)}")
         async with self._opening[record.blob_id]:
             blob = self._blobs.get(record.blob_id)
             if blob is None:
@@ -85,11 +89,12 @@ class BlobStore:
                 self._upcalls.add(blob.native.handle, partial(self._fetcher.submit, blob))
             else:
                 _check_same(blob.meta.record, record)
-                blob.tail.add_bootstrap_digests(digests)
+                await blob.tail.add_bootstrap(digests)
+                _forget_doubtful(blob.tail, blob.native)
                 blob.users += 1
         return blob
 
-    async def _open(self, record: BlobRecord, digests: Digests | None) -> OpenBlob:
+    async def _open(self, record: BlobRecord, digests: Digests | BootstrapChunks | None) -> OpenBlob:
         # not in the pool: it may wait for another process's lock
         opening = asyncio.ensure_future(asyncio.to_thread(self._cache_dir.open, record))
         try:
@@ -97,7 +102,11 @@ class BlobStore:
         except asyncio.CancelledError:
             opening.add_done_callback(_close_cache)  # a thread cannot be cancelled
             raise
-        tail = BlobTail(cache, self._backend, self._pool, digests)
+        tail: Tail
+        if isinstance(digests, BootstrapChunks):
+            tail = ChunkTable(cache, self._pool, digests)
+        else:
+            tail = BlobTail(cache, self._backend, self._pool, digests)
         try:
             meta = await tail.load_meta()
             native = Blob(
@@ -112,6 +121,7 @@ class BlobStore:
             tail.close()
             cache.close()
             raise
+        _forget_doubtful(tail, native)
         if cache.in_doubt:
             self._in_doubt += cache.in_doubt
             log.warning(
@@ -209,9 +219,15 @@ async def _within(seconds: float, work: Callable[[], None]) -> None:
         await asyncio.wait_for(done.wait(), seconds)
 
 
+def _forget_doubtful(tail: Tail, native: Blob) -> None:
+    for first, count in tail.take_doubtful():
+        native.forget(first, count)
+
+
 def _check_same(open_record: BlobRecord, record: BlobRecord) -> None:
     """Two images may know one blob; what they say about its cache files and metadata must agree."""
     for name in (
+        "fs_version",
         "chunk_count",
         "uncompressed_size",
         "compressor",

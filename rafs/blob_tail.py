@@ -18,13 +18,15 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from native.rafs_v6 import RAFS_TOC_STORED
 from rafs.backend import BlobBackend, read_exactly
 from rafs.blob_meta import BlobMeta, check_header, meta_file_size, pack_meta_file, unpack_section
 from rafs.blob_record import CI_HEADER_SIZE, BlobRecord, Feature
 from rafs.cache import CachedBlob
+from rafs.chunk_state import Run
+from rafs.chunk_table import BootstrapChunks
 from rafs.codec import DIGEST_SIZE
 from rafs.errors import CacheError, ImageCorrupt
 from rafs.toc import Toc, TocEntry, check_content, parse_toc, toc_range
@@ -37,6 +39,26 @@ Digests = DigestOf | Mapping[int, bytes]
 
 _Result = TypeVar("_Result")
 _HASH_STEP = 1 << 20
+
+
+class Tail(Protocol):
+    """What describes a blob's chunks while it is open: a BlobTail, or for RAFS v5 a ChunkTable.
+
+    `meta_fd` is the file of records that the data plane maps, open after `load_meta`.
+    """
+
+    record: BlobRecord
+    meta_fd: int
+
+    async def load_meta(self) -> BlobMeta: ...
+
+    async def load_digests(self) -> DigestOf | None: ...
+
+    async def add_bootstrap(self, chunks: BootstrapChunks | Digests | None) -> None: ...
+
+    def take_doubtful(self) -> list[Run]: ...
+
+    def close(self) -> None: ...
 
 
 class BlobTail:
@@ -88,11 +110,16 @@ class BlobTail:
                 self._sources = await self._find_digests()
             return _first_of(self._sources) if self._sources else None
 
-    def add_bootstrap_digests(self, digests: Digests | None) -> None:
+    async def add_bootstrap(self, chunks: BootstrapChunks | Digests | None) -> None:
         """Another image uses the blob and has a chunk table: take that if there was none."""
-        if digests and not self._bootstrap_digests:
-            self._bootstrap_digests = digests
+        assert not isinstance(chunks, BootstrapChunks)  # the record says that it is a v6 image's
+        if chunks and not self._bootstrap_digests:
+            self._bootstrap_digests = chunks
             self._sources = None
+
+    def take_doubtful(self) -> list[Run]:
+        """Chunks whose READY bits vouch for nothing: none, as the chunk map belongs to the blob.meta."""
+        return []
 
     async def _find_digests(self) -> list[DigestOf]:
         toc = await self._load_toc()
@@ -164,6 +191,11 @@ class BlobTail:
     # blob.meta
 
     def _open_cached_meta(self) -> bool:
+        if self._cache.metadata_path("chunks").exists():
+            raise CacheError(
+                f"{self._cache.data_path} is the cache of a RAFS v5 image; to use blob {self.record.blob_id} "
+                f"in a v6 one, remove it and what stands beside it"
+            )
         path = self._cache.metadata_path("meta")
         try:
             self.meta_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

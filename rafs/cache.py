@@ -4,6 +4,7 @@
     <id>.blob.data.chunk_map   READY bits: 4096 bytes of header, then one bit a chunk
     <id>.blob.data.unsynced    there are READY bits whose data may not be on the disk (`unsynced.py`)
     <id>.blob.meta .digest .toc   metadata of the blob, written once, by rename
+    <id>.blob.chunks           RAFS v5, which has none of these: what images say (`chunk_table.py`)
 
 `CacheDir.open` gives a `CachedBlob` with the two open descriptors that the data plane maps. The READY bits
 are the data plane's; here they are looked at only before it has them. Several processes, nydusd among them,
@@ -278,8 +279,7 @@ class CachedBlob:
         path = self.metadata_path(kind)
         temporary = path.with_name(f"{path.name}.vhostfs-new")
         try:
-            fcntl.flock(self.data_fd, fcntl.LOCK_EX)  # one process at a time uses that name
-            try:
+            with self.locked():  # one process at a time uses that name
                 temporary.unlink(missing_ok=True)
                 fd = os.open(temporary, _OPEN_FLAGS | os.O_EXCL, _MODE)
                 try:
@@ -289,10 +289,30 @@ class CachedBlob:
                 finally:
                     os.close(fd)
                 temporary.replace(path)
-            finally:
-                fcntl.flock(self.data_fd, fcntl.LOCK_UN)
         except OSError as error:
             raise cache_error(f"cannot write {path}", error) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes of ours from opening the blob, and from its metadata. Raises OSError."""
+        fcntl.flock(self.data_fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self.data_fd, fcntl.LOCK_UN)
+
+    def ready_bits(self) -> int:
+        """Return the READY bits as a number whose highest bit is the first chunk's; for few chunks at a time
+        `Blob.is_ready` is there.
+
+        An all-ready mark becomes bits, so that single ones can be cleared. Raises OSError.
+        """
+        size = self._map_size - RAFS_CHUNK_MAP_HEADER_SIZE
+        header = _MAP_HEADER.parse(os.pread(self.chunk_map_fd, _MAP_HEADER.size, 0))
+        if header.all_ready == RAFS_CHUNK_MAP_ALL_READY:
+            _pwrite_fully(self.chunk_map_fd, b"\xff" * size, RAFS_CHUNK_MAP_HEADER_SIZE)
+            self._write_map_header()
+        return int.from_bytes(_pread_fully(self.chunk_map_fd, size, RAFS_CHUNK_MAP_HEADER_SIZE))
 
     def metadata_path(self, kind: str) -> Path:
         """Return the path of `<id>.blob.<kind>`."""

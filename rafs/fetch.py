@@ -23,7 +23,7 @@ from typing import TypeVar
 from native.dataplane import Blob
 from rafs.backend import BlobBackend, read_exactly
 from rafs.blob_meta import BlobMeta, Chunk
-from rafs.blob_tail import BlobTail, DigestOf
+from rafs.blob_tail import DigestOf, Tail
 from rafs.budget import Budget
 from rafs.cache import CachedBlob
 from rafs.chunk_state import MergeLimits, RangedRequest, Run, plan_requests, runs_of, sort_misses, split_work
@@ -72,7 +72,7 @@ class OpenBlob:
     native: Blob
     meta: BlobMeta
     cache: CachedBlob
-    tail: BlobTail
+    tail: Tail
     users: int = 1
     said_unverified: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -152,7 +152,8 @@ class Fetcher:
 
         async def work() -> None:
             for start in parts:
-                runs = blob.native.claim(start, min(step, first + count - start))
+                part = blob.meta.described(start, min(step, first + count - start))
+                runs = [run for described in part for run in blob.native.claim(*described)]
                 batch = _Batch(blob, runs, self._counters)
                 await self._start(blob, batch, runs, urgent=False)
                 if batch.first_error is not None:

@@ -5,17 +5,23 @@ The reader itself is `native.dataplane.Image`; here is what only needs its metho
 
 from __future__ import annotations
 
+import errno
 import stat
 from collections.abc import Iterator
 
 from native import dataplane
 from native.dataplane import Dirent, Extent, ImageError, Inode
+from rafs.blob_record import BlobRecord
+from rafs.chunk_table import BootstrapChunks, check_chunks
 
 __all__ = ["Dirent", "Extent", "Image", "ImageError", "Inode"]
 
+#: a dirent of v6 and a name of one byte; those of v5 are larger
+_SMALLEST_ENTRY = 13
+
 
 class Image(dataplane.Image):
-    """A RAFS v6 bootstrap; see `native.dataplane.Image` for what each call raises."""
+    """A RAFS bootstrap; see `native.dataplane.Image` for what each call raises."""
 
     def resolve(self, path: bytes) -> int:
         """Nid of an absolute path, symlinks not followed. Raises FileNotFoundError, NotADirectoryError."""
@@ -28,8 +34,10 @@ class Image(dataplane.Image):
     def walk(self) -> Iterator[tuple[bytes, Inode]]:
         """Every path (root first, as b"/") with its inode, parents before children, names in order.
 
-        Each name of a hard link is an entry. Raises OSError(EUCLEAN) on a directory that contains itself.
+        Each name of a hard link is an entry. Raises OSError(EUCLEAN) on a directory that contains itself, or
+        whose entries are those of another one too.
         """
+        room = self.size // _SMALLEST_ENTRY
         pending = [(b"/", self.root_nid, frozenset[int]())]
         while pending:
             path, nid, above = pending.pop()
@@ -38,12 +46,32 @@ class Image(dataplane.Image):
             if not stat.S_ISDIR(inode.mode):
                 continue
             if nid in above:
-                raise OSError(117, f"directory {path!r} contains itself")
+                raise OSError(errno.EUCLEAN, f"directory {path!r} contains itself")
             children = [entry for entry in self.readdir(nid) if entry.name not in (b".", b"..")]
+            room -= len(children)
+            if room < 0:
+                raise OSError(errno.EUCLEAN, f"directory {path!r} has names that others have too")
             for entry in reversed(children):
                 pending.append((path.rstrip(b"/") + b"/" + entry.name, entry.nid, above | {nid}))
 
+    def blob(self, index: int) -> BlobRecord:
+        """Entry `index` of the blob table, checked. Raises ImageCorrupt, ImageUnsupported, IndexError."""
+        return BlobRecord.parse(self.blob_record(index), fs_version=self.version)
+
+    def bootstrap_chunks(self, index: int) -> BootstrapChunks | dict[int, bytes] | None:
+        """What only the bootstrap says about the chunks of blob `index`, for `BlobStore.open_blob`.
+
+        v5: their records. v6: their digests, or None where the blob has those itself. Takes a while in a
+        large image. Raises ImageError, ImageCorrupt.
+        """
+        record = self.blob(index)
+        if self.version == 5:
+            chunks = BootstrapChunks(self.chunk_list(index))
+            check_chunks(record, chunks)
+            return chunks
+        return None if record.has_vouched_digests else self.chunk_digests(index)
+
     def chunk_digests(self, blob_index: int) -> dict[int, bytes]:
-        """Chunk index to digest of one blob, out of the chunk table; empty where the image has none."""
+        """v6: chunk index to digest of one blob, out of the chunk table; empty where the image has none."""
         records = (self.chunk_record(index) for index in range(self.chunk_record_count))
         return {r.chunk_index: r.digest for r in records if r.blob_index == blob_index and any(r.digest)}

@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "serve",
         help="serve an image to a virtual machine",
-        description="The vhost-user back-end of a virtio-fs device that serves one RAFS v6 image. "
+        description="The vhost-user back-end of a virtio-fs device that serves one RAFS image (v6 or v5). "
         "It waits for a VMM on the socket, serves it, and waits for the next one when it goes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

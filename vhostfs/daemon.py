@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 from contextlib import AsyncExitStack
-from functools import cache
 
 import uvloop
 
@@ -99,9 +98,8 @@ class Daemon:
         log.info("serving %s on %s", options.bootstrap, listener.path or f"descriptor {options.listen_fd}")
 
     async def _open_blob(self, image: Image, index: int) -> OpenBlob:
-        # Read when it is first needed: a blob whose own digests are vouched for never needs it.
-        table = cache(lambda: image.chunk_digests(index))
-        return await self.blobs.open_blob(image.blob_record(index), digests=lambda chunk: table().get(chunk))
+        chunks = await asyncio.to_thread(image.bootstrap_chunks, index)
+        return await self.blobs.open_blob(image.blob(index), digests=chunks)
 
     async def run(self) -> None:
         """Serve until `stop`."""

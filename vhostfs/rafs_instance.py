@@ -18,7 +18,6 @@ from native.dataplane import Blob, ChunkStore, MountCounters
 from rafs.backend.config import Backend, encode_backend
 from rafs.backend.http import HttpPool
 from rafs.backend.make import make_backend
-from rafs.blob_record import BlobRecord
 from rafs.blob_store import BlobStore
 from rafs.errors import RafsError
 from rafs.fetch import FetchResources, OpenBlob
@@ -96,11 +95,9 @@ class RafsInstance:
             self.blobs = [task.result() for task in tasks if not task.cancelled() and not task.exception()]
 
     async def _open_blob(self, index: int) -> OpenBlob:
-        record, digests = BlobRecord.parse(self.image.blob_record(index)), None
-        if not record.has_vouched_digests:
-            # Now: the blob may outlive this mount. To the end: the image must not be closed meanwhile.
-            digests = await run_to_end(None, lambda: self.image.chunk_digests(index))
-        return await self.store.open_blob(record, digests=digests)
+        # Now: the blob may outlive this mount. To the end: the image must not be closed meanwhile.
+        chunks = await run_to_end(None, lambda: self.image.bootstrap_chunks(index))
+        return await self.store.open_blob(self.image.blob(index), digests=chunks)
 
     async def close(self) -> None:
         """Let go of image, blobs and store."""

@@ -163,7 +163,7 @@ async def test_digests_of_the_bootstrap(tmp_path: Path, caplog: pytest.LogCaptur
     async with opened(tmp_path, fake, {}) as blob:
         await blob.tail.load_meta()
         assert await blob.digests() is None
-        blob.tail.add_bootstrap_digests(table)
+        await blob.tail.add_bootstrap(table)
         assert (await blob.digests() or [])[0] == fake.digests[0]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -83,3 +84,20 @@ async def test_blobs_in_several_places(image: BuiltImage, tmp_path: Path) -> Non
             )
             assert await s.read("/a/dir/file3") == b"content 3\n"
         shutil.rmtree(tmp_path / "cache")
+
+
+async def test_a_v5_image_of_upstream(fixtures_dir: Path, tmp_path: Path) -> None:
+    folder = fixtures_dir / "rafs-v5-lz4"
+    said = (folder / "expected.txt").read_text()
+    async with session(tmp_path, BuiltImage(folder, folder / "image.boot", folder)) as s:
+        await s.mounts.mount("/a", s.request())
+        for path in (
+            "/hardlink-test/foo",
+            "/hardlink-test/test.sh",
+            "/normal-file-test/holefiles/head-hole-2",
+        ):
+            digest = hashlib.md5(await s.read(f"/a{path}")).hexdigest()
+            assert f"{digest}  {path}\n" in said
+        first = s.mounts.at("/a").instance
+        assert first is not None and first.store.statistics()["fetched_chunks"] == 3
+        assert first.store.statistics()["unverified_chunks"] == 0
