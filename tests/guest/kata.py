@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -19,8 +17,6 @@ from pathlib import Path
 
 SANDBOXES = Path("/run/kata-containers/shared/sandboxes")
 SOCKETS = Path("/run/vc/vm")
-#: for a guest to take its next step, under emulation
-STEP_S = 60.0
 
 
 class Runtime(Enum):
@@ -48,17 +44,16 @@ class Sandbox:
     def create(self) -> None:
         for path in (self.sockets, self.mounts, self.source):
             path.mkdir(parents=True, exist_ok=True)
-        # as systemd leaves /run: what is mounted below is seen in other namespaces
-        run("mount", "--bind", self.mounts, self.mounts)
-        run("mount", "--make-shared", self.mounts)
+        # as systemd leaves /run: what is mounted below is seen in other namespaces, the daemon's too
+        run("mount", "--bind", self.folder, self.folder)
+        run("mount", "--make-shared", self.folder)
         if self.runtime is Runtime.GO:
             run("mount", "--bind", self.mounts, self.source)
             run("mount", "--make-slave", self.source)
             run("mount", "-o", "remount,bind,ro", self.source)
 
     def remove(self) -> None:
-        for path in {self.source, self.mounts}:
-            subprocess.run(["umount", "--recursive", "--lazy", path], capture_output=True)
+        subprocess.run(["umount", "--recursive", "--lazy", self.folder], capture_output=True)
         for path in (self.folder, self.sockets):  # a bind that is still there would be emptied with it
             if not any(str(path) in line for line in Path("/proc/self/mounts").read_text().splitlines()):
                 shutil.rmtree(path)
@@ -90,31 +85,3 @@ def sandbox(runtime: Runtime) -> Iterator[Sandbox]:
         yield made
     finally:
         made.remove()
-
-
-class Steps:
-    """Host and guest taking turns, by files in a folder that they share.
-
-    The guest's `step NAME` makes NAME.guest and waits for NAME.host.
-    """
-
-    SCRIPT = """
-    step() {
-        : >/mnt/steps/$1.guest
-        until [ -e /mnt/steps/$1.host ]; do usleep 20000; done
-    }
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def wait(self, name: str, guest: threading.Thread) -> None:
-        """Until the guest has come to this step. Raises RuntimeError if it ended or takes too long."""
-        deadline = time.monotonic() + STEP_S
-        while not (self._folder / f"{name}.guest").exists():
-            guest.join(0.02)
-            if not guest.is_alive() or time.monotonic() > deadline:
-                raise RuntimeError(f"the guest did not come to step {name}")
-
-    def go(self, name: str) -> None:
-        (self._folder / f"{name}.host").touch()

@@ -90,6 +90,12 @@ class Nydusd(Backend):
         finally:
             connection.close()
 
+    def sandbox(self) -> dict[str, str]:
+        """What became of each part of its sandbox."""
+        _, body = self.call("GET", "/api/v1/daemon")
+        parts: dict[str, str] = json.loads(body)["sandbox"]["parts"]
+        return parts
+
     def _call(self, method: str, mountpoint: str, body: Mapping[str, Any] | None = None) -> None:
         status, said = self.call(method, f"/api/v1/mount?mountpoint={quote(mountpoint)}", body)
         if status != 204:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +12,12 @@ import pytest
 
 from tests.guest import kata
 from tests.guest.backend import Image
-from tests.guest.kata import Runtime, Sandbox, Steps
+from tests.guest.kata import Runtime, Sandbox
+from tests.guest.kernel import Kernel
 from tests.guest.nydusd import Nydusd
 from tests.guest.programs import program
-from tests.guest.vm import Guest, GuestError, Result
+from tests.guest.steps import SteppedGuest
+from tests.guest.vm import Guest
 
 #: cap_net_raw, permitted and effective, as the kernel keeps it (linux/capability.h)
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
@@ -178,79 +179,67 @@ def make_snapshot(folder: Path) -> Path:
 class Pod:
     """A sandbox, its daemon, and a guest that runs a script while the host acts."""
 
-    def __init__(self, sandbox: Sandbox, daemon: Nydusd, image: Image, work: Path) -> None:
-        self.sandbox, self.daemon, self._image, self._work = sandbox, daemon, image, work
-        self.steps = Steps(work / "steps")
-        self._thread = threading.Thread()
-        self._ended: Result | Exception
+    def __init__(self, sandbox: Sandbox, daemon: Nydusd, vm: Guest, image: Image, work: Path) -> None:
+        self.sandbox, self.daemon, self._vm, self._image, self._work = sandbox, daemon, vm, image, work
+        self.guest = SteppedGuest(work / "steps")
 
-    def start(self, guest: Guest, script: str) -> None:
-        def run() -> None:
-            try:
-                self._ended = self.daemon.run(guest, START + Steps.SCRIPT + script, tag="kataShared")
-            except GuestError as error:
-                self._ended = error
-
-        self._thread = threading.Thread(target=run)
-        self._thread.start()
-
-    def wait(self, step: str) -> None:
-        try:
-            self.steps.wait(step, self._thread)
-        except RuntimeError:
-            if not self._thread.is_alive():
-                self.end()
-            raise
+    def start(self, script: str) -> None:
+        self.guest.start(
+            lambda: self.daemon.run(
+                self._vm, START + SteppedGuest.SCRIPT + script, tag="kataShared", queue_size=1024
+            )
+        )
 
     def mount(self, container: str) -> None:
         self.daemon.mount(f"/rafs/{container}/lowerdir", self._image, self._work / "cache")
 
-    def join(self) -> None:
-        if self._thread.ident is not None:
-            self._thread.join()
 
-    def end(self) -> Result:
-        self.join()
-        if isinstance(self._ended, Exception):
-            raise self._ended
-        return self._ended.check()
+#: each runtime with a kernel of its own: a Debian release's, and how many CPUs it has
+GUESTS = [
+    pytest.param((Runtime.GO, None, 1), id="go"),
+    pytest.param((Runtime.RS, "trixie", 2), id="runtime-rs"),
+    pytest.param((Runtime.GO, "bullseye", 1), id="linux-5.10", marks=pytest.mark.long),
+]
 
 
-@pytest.fixture(params=list(Runtime), ids=[runtime.value for runtime in Runtime])
+@pytest.fixture(params=GUESTS)
 def pod(request: pytest.FixtureRequest, image: Image, tmp_path: Path) -> Iterator[Pod]:
+    runtime, release, cpus = request.param
+    vm = Guest(kernel=Kernel.of(release), cpus=cpus)
     for folder in ("cache", "steps"):
         (tmp_path / folder).mkdir()
-    with kata.sandbox(request.param) as sandbox:
+    with kata.sandbox(runtime) as sandbox:
         shared = [tmp_path / "cache", tmp_path / "steps"]
         readable = [image.bootstrap, image.blob_dir]
         daemon = Nydusd(tmp_path, sockets=sandbox.sockets, shared=shared, readable=readable)
-        made = Pod(sandbox, daemon, image, tmp_path)
+        made = Pod(sandbox, daemon, vm, image, tmp_path)
         try:
             with daemon:
+                assert daemon.sandbox()["mounts"] == "on"  # it sees the share come to life all the same
                 daemon.share("/containers", sandbox.source)
                 daemon.share("/steps", tmp_path / "steps")
                 yield made
         finally:
-            made.join()  # a guest that lost its daemon ends soon
+            made.guest.join()  # a guest that lost its daemon ends soon
 
 
-def test_a_container(guest: Guest, pod: Pod, snapshot: Path, image: Image) -> None:
+def test_a_container(pod: Pod, snapshot: Path, image: Image) -> None:
     """From the mount of the tag to the container's end, and its start anew under the same name."""
-    pod.start(guest, CONTAINER + STOP)
-    pod.wait("looked")
+    pod.start(CONTAINER + STOP)
+    pod.guest.wait("looked")
     pod.mount("one")
     pod.sandbox.add_container("one", snapshot)
-    pod.steps.go("looked")
-    pod.wait("stopped")
+    pod.guest.go("looked")
+    pod.guest.wait("stopped")
     check_upper(snapshot / "fs", image.source)
     pod.daemon.umount("/rafs/one/lowerdir")
     pod.sandbox.remove_container("one")  # a plain umount: nothing below is held
-    pod.steps.go("stopped")
-    pod.wait("again")
+    pod.guest.go("stopped")
+    pod.guest.wait("again")
     pod.mount("one")
     pod.sandbox.add_container("one", snapshot)
-    pod.steps.go("again")
-    lines = pod.end().lines
+    pod.guest.go("again")
+    lines = pod.guest.end().lines
     assert lines == [f"{hashlib.sha256((snapshot / 'fs/big').read_bytes()).hexdigest()}  -"]
     pod.sandbox.remove_container("one")
     pod.daemon.umount("/rafs/one/lowerdir")
@@ -279,15 +268,15 @@ def check_upper(upper: Path, lower: Path) -> None:
     assert (upper / "big").stat().st_size == 3_000_000
 
 
-def test_a_second_container_while_the_first_is_busy(guest: Guest, pod: Pod, tmp_path: Path) -> None:
+def test_a_second_container_while_the_first_is_busy(pod: Pod, tmp_path: Path) -> None:
     snapshots = {name: make_snapshot(tmp_path / name) for name in ("one", "two")}
-    pod.start(guest, BUSY)
+    pod.start(BUSY)
     for step, container in (("first", "one"), ("second", "two")):
-        pod.wait(step)
+        pod.guest.wait(step)
         pod.mount(container)
         pod.sandbox.add_container(container, snapshots[container])
-        pod.steps.go(step)
-    assert pod.end().lines == ["8"]
+        pod.guest.go(step)
+    assert pod.guest.end().lines == ["8"]
     assert (snapshots["two"] / "fs/etc/answer").read_text() == "two\n"
     assert {path.stat().st_size for path in (snapshots["one"] / "fs").glob("file*")} == {20 << 16}
     for container in snapshots:

@@ -56,11 +56,16 @@ class Result:
 
 @dataclass
 class Guest:
-    """How guests are made; `run` boots one. One Guest may run any number, also at the same time."""
+    """How guests are made; `run` boots one. One Guest may run any number, also at the same time.
+
+    `room_mib`: of memory that may be plugged later. `huge_pages`: its memory is made of them.
+    """
 
     kernel: Kernel = field(default_factory=Kernel.of)
     memory_mib: int = 512
     cpus: int = 1
+    room_mib: int = 0
+    huge_pages: bool = False
 
     @cached_property
     def _initramfs(self) -> bytes:
@@ -76,6 +81,7 @@ class Guest:
         queue_size: int | None = None,
         files: Mapping[str, bytes | Path] | None = None,
         backend: subprocess.Popen[bytes] | None = None,
+        monitor: Path | None = None,
         timeout_s: float = 120,
     ) -> Result:
         """Run `script` (busybox sh, as root, $TAG set) in a guest of its own.
@@ -89,6 +95,8 @@ class Guest:
             addition = initramfs.addition(script, {"TAG": tag}, files or {})
             (work / "initrd").write_bytes(self._initramfs + addition)
             command = self._command(work)
+            if monitor:
+                command += ["-qmp", f"unix:{monitor},server=on,wait=off"]
             if socket:
                 size = f",queue-size={queue_size}" if queue_size else ""
                 command += ["-chardev", f"socket,id=fs,path={socket}"]
@@ -102,6 +110,8 @@ class Guest:
 
     def _command(self, work: Path) -> list[str]:
         memory = f"{self.memory_mib}M"
+        room = f",slots=4,maxmem={self.memory_mib + self.room_mib}M" if self.room_mib else ""
+        pages = ",hugetlb=on,hugetlbsize=2M" if self.huge_pages else ""
         command = [
             str(program("qemu-system-x86_64")),
             "-nodefaults",
@@ -114,9 +124,9 @@ class Guest:
         # run into the breakpoint that it set, where a CPU's translated code is old, and die: "Oops: int3".
         accel = os.environ.get("VHOSTFS_GUEST_ACCEL", "tcg,thread=single")
         command += ["-accel", accel, "-cpu", "max,la57=off"]
-        command += ["-smp", str(self.cpus), "-m", memory]
+        command += ["-smp", str(self.cpus), "-m", memory + room]
         command += ["-machine", "q35,memory-backend=memory,vmport=off,smbus=off,sata=off"]
-        command += ["-object", f"memory-backend-memfd,id=memory,size={memory},share=on"]
+        command += ["-object", f"memory-backend-memfd,id=memory,size={memory},share=on{pages}"]
         command += ["-kernel", str(self.kernel.image), "-initrd", str(work / "initrd")]
         command += ["-append", "console=ttyS0 loglevel=5 panic=-1 mitigations=off nokaslr tsc=reliable"]
         command += ["-serial", f"file:{work}/console", "-device", "virtio-serial-pci"]
