@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -23,7 +22,9 @@ from urllib.request import getproxies, proxy_bypass
 from rafs.backend.rate import Host, RateLimit
 from rafs.errors import BlobAuthError, BlobCorrupt, BlobNetworkError, BlobNotFound, BlobUnavailable
 
-if TYPE_CHECKING:  # aiohttp takes a quarter of a second to import
+if TYPE_CHECKING:  # aiohttp takes a quarter of a second to import; nydusd serves images without TLS in it
+    import ssl
+
     import aiohttp
 
     from rafs.backend.mirrors import Health
@@ -258,6 +259,8 @@ class HttpPool:
 
 def make_tls(options: HttpOptions) -> ssl.SSLContext:
     """The machine's trusted CAs and those of the options. Raises OSError, ssl.SSLError."""
+    import ssl
+
     context = ssl.create_default_context()
     if options.skip_verify:
         context.check_hostname = False
