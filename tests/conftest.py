@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from tests.fakes.registries import docker_registry as docker_registry
+
 REPO = Path(__file__).resolve().parent.parent
 
 

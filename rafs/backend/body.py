@@ -7,15 +7,20 @@ question is refused, with a sentence that says how. What begins with `check_` or
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import json
 import re
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from rafs.backend.http import LONGEST_TIMEOUT_S, MIN_BYTES_PER_S, HttpFailure, HttpOptions, Kind
+from rafs.backend.http import (
+    LONGEST_TIMEOUT_S,
+    MIN_BYTES_PER_S,
+    HttpFailure,
+    HttpOptions,
+    Kind,
+    parse_retry_after,
+)
 
 if TYPE_CHECKING:
     import aiohttp
@@ -51,19 +56,6 @@ class ByteRange(NamedTuple):
     @property
     def header(self) -> str:
         return f"bytes={self.offset}-{self.offset + self.length - 1}"
-
-
-def parse_retry_after(value: str | None, now: float | None = None) -> float | None:
-    """Seconds from a Retry-After header: a number or a date. None when there is none that can be read."""
-    if not value:
-        return None
-    if value.strip().isdecimal():
-        return float(min(int(value), 1 << 31))
-    try:
-        when = email.utils.parsedate_to_datetime(value).timestamp()
-    except ValueError:
-        return None
-    return max(0.0, when - (time.time() if now is None else now))
 
 
 def check_range_answer(response: aiohttp.ClientResponse, asked: ByteRange, host: str) -> int | None:

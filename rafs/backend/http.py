@@ -10,7 +10,9 @@ Neither URLs nor headers are ever shown: both carry credentials.
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import os
+import time
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -108,6 +110,19 @@ def host_of(url: str) -> str:
     return f"{name}:{parts.port}" if parts.port else name
 
 
+def parse_retry_after(value: str | None, now: float | None = None) -> float | None:
+    """Seconds from a Retry-After header: a number or a date. None when there is none that can be read."""
+    if not value:
+        return None
+    if value.strip().isdecimal():
+        return float(min(int(value), 1 << 31))
+    try:
+        when = email.utils.parsedate_to_datetime(value).timestamp()
+    except ValueError:
+        return None
+    return max(0.0, when - (time.time() if now is None else now))
+
+
 def timeout_of(seconds: float) -> float:
     """A time-out of nydusd's configuration, where 0 means none."""
     return min(seconds or LONGEST_TIMEOUT_S, LONGEST_TIMEOUT_S)
@@ -133,7 +148,7 @@ class HttpPool:
         self._sessions: dict[str, aiohttp.ClientSession] = {}  # by unix socket; "" is TCP
         self._tls: dict[tuple[object, ...], ssl.SSLContext] = {}
         self.health: dict[tuple[str, ...], Health] = {}
-        #: requests, answers by class ("2xx"), retries, failures by kind ("failed_network"), token_requests
+        #: "requests", "retries", "token_requests", answers by class ("2xx"), failures by kind ("failed_auth")
         self.counters: Counter[str] = Counter()
 
     def host(self, name: str) -> Host:
@@ -190,28 +205,20 @@ class HttpPool:
                         allow_redirects=False,
                         timeout=timeout,
                     )
-            except HttpFailure as failure:
-                raise self._count(failure) from None
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-                raise self._count(failure_of(error, name, options)) from None
+                raise failure_of(error, name, options) from None
             self.counters[f"{response.status // 100}xx"] += 1
+            if pause := parse_retry_after(response.headers.get("Retry-After")):
+                self.host(host).hold_off(min(pause, LONGEST_RETRY_AFTER_S))
             try:
                 yield response
-            except HttpFailure as failure:
-                if failure.retry_after:
-                    self.host(host).hold_off(min(failure.retry_after, LONGEST_RETRY_AFTER_S))
-                raise self._count(failure) from None
             except (aiohttp.ClientError, TimeoutError) as error:
-                raise self._count(failure_of(error, name, options)) from None
+                raise failure_of(error, name, options) from None
             finally:
                 if response.content.is_eof():
                     response.release()
                 else:
                     response.close()  # never a connection with somebody's body left in it
-
-    def _count(self, failure: HttpFailure) -> HttpFailure:
-        self.counters[f"failed_{failure.kind}"] += 1
-        return failure
 
     async def close(self) -> None:
         """No exchange is going on."""

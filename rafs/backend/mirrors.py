@@ -175,6 +175,7 @@ class Routes:
                 except HttpFailure as failure:
                     reasons.pop(route, None)  # the order is that of time
                     reasons[route] = failure
+                    self._pool.counters[f"failed_{failure.kind}"] += 1
                     if route.health is not None and failure.kind in ("network", "corrupt"):
                         route.health.failed(failure.reason)
                 else:

@@ -21,9 +21,7 @@ from types import TracebackType
 
 from aiohttp import web
 
-REPOSITORY = "library/web"
-USER, PASSWORD = "somebody", "pass:word"
-BASIC = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+from tests.fakes.accounts import PASSWORD, REPOSITORY, USER
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
@@ -44,7 +42,9 @@ class HttpServer:
         return f"http://{self.host}"
 
     async def start(self, port: int = 0) -> None:
-        self._runner = web.AppRunner(self.app, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(
+            self.app, shutdown_timeout=0.1, handler_cancellation=True, access_log=None
+        )
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", port, backlog=1024).start()
         self.port = self._runner.addresses[0][1]

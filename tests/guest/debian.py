@@ -202,3 +202,14 @@ def source_package(name: str) -> Path:
             with _whole_or_nothing(target) as part:
                 apt.source(name, part)
     return target
+
+
+def unpacked(name: str, packages: Sequence[str]) -> Path:
+    """A folder with packages of the machine's release, unpacked over each other, without what they need."""
+    target = cache_dir() / name
+    with _locked(target.parent):
+        if not target.is_dir():
+            apt = Apt()
+            with _whole_or_nothing(target) as part:
+                apt.unpack(packages, part)
+    return target

@@ -15,7 +15,8 @@ from rafs.backend.mirrors import Route
 from rafs.errors import BlobAuthError, BlobCorrupt, BlobNetworkError, BlobNotFound
 from rafs.registry.client import RegistryClient
 from rafs.registry.credentials import Credentials
-from tests.fakes.registry import BASIC, REPOSITORY, FakeRegistry, Storage, ranged
+from tests.fakes.accounts import BASIC, REPOSITORY
+from tests.fakes.registry import FakeRegistry, Storage, ranged
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
