@@ -44,7 +44,10 @@ class ChunkStore(Handle):
 
 
 class Blob(Handle):
-    """A data blob's cache file and chunk states (native/c/blob.h). The fds stay the caller's."""
+    """A data blob's cache file and chunk states (native/c/blob.h). The fds stay the caller's.
+
+    `chunk_map_fd` may be open for reading only where another process completes the chunks.
+    """
 
     def __init__(
         self,

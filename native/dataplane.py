@@ -10,6 +10,7 @@ from native.counters import MountCounters, MountStatistics
 from native.device import Device, MemoryRegion
 from native.directory import CacheMode, DirectoryFacts, DirectoryOptions, FileHandles
 from native.image import BLOB_RECORD, CHUNK_RECORD, Dirent, Extent, Image, ImageError, Inode
+from native.link import ChunkLink, RingFds, WorkerRings
 from native.session import FuseSession, SessionTerms, adopt_session, session_terms
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "CHUNK_RECORD",
     "Blob",
     "CacheMode",
+    "ChunkLink",
     "ChunkStore",
     "Device",
     "DirectoryFacts",
@@ -31,8 +33,10 @@ __all__ = [
     "MemoryRegion",
     "MountCounters",
     "MountStatistics",
+    "RingFds",
     "SessionTerms",
     "Upcall",
+    "WorkerRings",
     "adopt_session",
     "session_terms",
 ]

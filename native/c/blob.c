@@ -6,81 +6,9 @@
 
 #include "barrier.h"
 #include "chunk_table.h"
+#include "link.h"
 #include "map_file.h"
 #include "rafs_format.h"
-
-struct chunk_store *chunk_store_new(void)
-{
-    struct chunk_store *store = calloc(1, sizeof(*store));
-    int err;
-
-    if (!store)
-        return NULL;
-    err = upcall_ring_init(&store->upcalls);
-    if (err) {
-        free(store);
-        errno = -err;
-        return NULL;
-    }
-    pthread_mutex_init(&store->lock, NULL);
-    return store;
-}
-
-void chunk_store_free(struct chunk_store *store)
-{
-    upcall_ring_destroy(&store->upcalls);
-    pthread_mutex_destroy(&store->lock);
-    free(store->blobs);
-    free(store);
-}
-
-void chunk_store_add_waiter(struct chunk_store *store, struct chunk_waiter *waiter)
-{
-    pthread_mutex_lock(&store->lock);
-    waiter->next = store->waiters;
-    store->waiters = waiter;
-    pthread_mutex_unlock(&store->lock);
-}
-
-void chunk_store_remove_waiter(struct chunk_store *store, struct chunk_waiter *waiter)
-{
-    pthread_mutex_lock(&store->lock);
-    for (struct chunk_waiter **at = &store->waiters; *at; at = &(*at)->next) {
-        if (*at == waiter) {
-            *at = waiter->next;
-            break;
-        }
-    }
-    pthread_mutex_unlock(&store->lock);
-}
-
-static int take_handle(struct chunk_store *store, struct blob *blob)
-{
-    uint32_t handle = 0;
-    int err = 0;
-
-    pthread_mutex_lock(&store->lock);
-    while (handle < store->blob_capacity && store->blobs[handle])
-        handle++;
-    if (handle == store->blob_capacity) {
-        uint32_t capacity = handle ? 2 * handle : 16;
-        struct blob **blobs = capacity <= CHUNK_STORE_MAX_BLOBS ? reallocarray(store->blobs, capacity, sizeof(*blobs)) : NULL;
-        if (blobs) {
-            for (uint32_t i = handle; i < capacity; i++)
-                blobs[i] = NULL;
-            store->blobs = blobs;
-            store->blob_capacity = capacity;
-        } else {
-            err = -ENOMEM;
-        }
-    }
-    if (!err) {
-        store->blobs[handle] = blob;
-        blob->handle = handle;
-    }
-    pthread_mutex_unlock(&store->lock);
-    return err;
-}
 
 static int open_meta(struct blob *blob, int meta_fd)
 {
@@ -107,6 +35,8 @@ static void release(struct blob *blob)
         munmap((void *)blob->meta, blob->meta_length);
     if (blob->visited)
         munmap(blob->visited, blob->visited_length);
+    if (blob->link)
+        chunk_link_put(blob->link);
     free(blob->pending);
     free(blob->failed);
     free(blob);
@@ -133,7 +63,7 @@ int blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta
     if (!err)
         err = open_meta(blob, meta_fd);
     if (!err)
-        err = take_handle(store, blob);
+        err = chunk_store_put_in(store, blob);
     if (err)
         release(blob);
     else
@@ -153,11 +83,15 @@ int blob_add_visited(struct blob *blob, int fd)
     return err || blob->visited_length >= (blob->chunk_count + 7) / 8 ? err : -EINVAL;
 }
 
+void blob_set_link(struct blob *blob, struct chunk_link *link, uint32_t handle)
+{
+    blob->link = chunk_link_get(link);
+    blob->handle = handle;
+}
+
 void blob_close(struct chunk_store *store, struct blob *blob)
 {
-    pthread_mutex_lock(&store->lock);
-    store->blobs[blob->handle] = NULL;
-    pthread_mutex_unlock(&store->lock);
+    chunk_store_take_out(store, blob);
     blob_put(blob);
 }
 
@@ -256,9 +190,19 @@ bool blob_claim(struct blob *blob, uint32_t index)
     return true;
 }
 
+static struct upcall_ring *upcalls_of(struct chunk_store *store, struct blob *blob)
+{
+    return blob->link ? &blob->link->upcalls : &store->upcalls;
+}
+
+bool blob_may_request(struct chunk_store *store, struct blob *blob)
+{
+    return upcall_may_have_room(upcalls_of(store, blob));
+}
+
 bool blob_request(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
 {
-    struct upcall_ring *upcalls = &store->upcalls;
+    struct upcall_ring *upcalls = upcalls_of(store, blob);
     uint32_t at = 0;
 
     upcall_lock(upcalls);
@@ -274,24 +218,13 @@ bool blob_request(struct chunk_store *store, struct blob *blob, uint32_t first, 
     return at == count;
 }
 
-static void wake_waiters(struct chunk_store *store)
-{
-    full_fence(); /* the bits before the look at `parked`; pairs with the queue's own fence */
-    pthread_mutex_lock(&store->lock);
-    for (struct chunk_waiter *waiter = store->waiters; waiter; waiter = waiter->next) {
-        if (__atomic_load_n(&waiter->parked, __ATOMIC_RELAXED))
-            waiter->wake(waiter);
-    }
-    pthread_mutex_unlock(&store->lock);
-}
-
 void blob_complete_in(struct chunk_store *store, struct blob *blob, struct chunk_area *area, uint32_t first, uint32_t count)
 {
     for (uint32_t i = first; i < first + count; i++) {
         chunk_area_set_ready(area, i);
         clear_pending(blob, i);
     }
-    wake_waiters(store);
+    chunk_store_wake(store);
 }
 
 void blob_complete(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
@@ -299,14 +232,19 @@ void blob_complete(struct chunk_store *store, struct blob *blob, uint32_t first,
     blob_complete_in(store, blob, &blob->disk, first, count);
 }
 
-void blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
+void blob_settle(struct blob *blob, uint32_t first, uint32_t count, bool has_failed)
 {
-    for (uint32_t i = first; i < first + count; i++) {
-        /* before PENDING is cleared, which is a release: who sees the chunk ABSENT sees why */
-        __atomic_fetch_or(&blob->failed[i / 8], rafs_chunk_bit(i), __ATOMIC_RELAXED);
+    for (uint32_t i = first; count && i < blob->chunk_count; i++, count--) {
+        if (has_failed) /* before PENDING is cleared, which is a release: who sees the chunk ABSENT sees why */
+            __atomic_fetch_or(&blob->failed[i / 8], rafs_chunk_bit(i), __ATOMIC_RELAXED);
         clear_pending(blob, i);
     }
-    wake_waiters(store);
+}
+
+void blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
+{
+    blob_settle(blob, first, count, true);
+    chunk_store_wake(store);
 }
 
 void blob_forget(struct blob *blob, uint32_t first, uint32_t count)

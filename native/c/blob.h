@@ -9,6 +9,9 @@
  * is `failed`, which tells who waited for it why it is ABSENT: for ever, or because it was evicted
  * before they had a look. Whoever fetches writes the data file first, then completes. All functions
  * may be called from any thread.
+ *
+ * Where another process fetches (link.h), chunk maps may be open for reading only. That process sets the
+ * READY bits; here chunks are settled: PENDING is cleared, and who waits looks for READY.
  */
 #ifndef VHOSTFS_BLOB_H
 #define VHOSTFS_BLOB_H
@@ -22,9 +25,13 @@
 
 enum chunk_state { CHUNK_READY, CHUNK_PENDING, CHUNK_ABSENT };
 
+struct chunk_link;
+
 struct blob {
     uint32_t references; /* atomic: the owner's, and one for each request that waits for a chunk */
-    uint32_t handle; /* index in the store; what upcalls carry */
+    uint32_t handle; /* what upcalls and completions carry; never used again */
+    uint32_t slot;   /* index in the store */
+    struct chunk_link *link; /* who fetches it; NULL: the consumer of the store's own ring */
     uint32_t chunk_count;
     uint64_t uncompressed_size;
     struct chunk_area disk;   /* the cache files */
@@ -53,6 +60,7 @@ struct chunk_store {
     pthread_mutex_t lock; /* blobs (slots), waiters */
     struct blob **blobs;
     uint32_t blob_capacity;
+    uint32_t last_handle;
     struct chunk_waiter *waiters;
 };
 
@@ -60,6 +68,15 @@ struct chunk_store *chunk_store_new(void);
 void chunk_store_free(struct chunk_store *store); /* every blob and waiter must be gone */
 void chunk_store_add_waiter(struct chunk_store *store, struct chunk_waiter *waiter);
 void chunk_store_remove_waiter(struct chunk_store *store, struct chunk_waiter *waiter);
+/* Wakes who waits; after the states have changed. */
+void chunk_store_wake(struct chunk_store *store);
+/* A handle that no blob of the store has had. */
+uint32_t chunk_store_new_handle(struct chunk_store *store);
+/* What was asked for, by handle, has been dealt with elsewhere. Unknown handles and chunks do not matter. */
+void chunk_store_settle(struct chunk_store *store, const struct upcall_record *records, unsigned count);
+/* For blob.c: gives a blob its slot and a handle. -ENOMEM. */
+int chunk_store_put_in(struct chunk_store *store, struct blob *blob);
+void chunk_store_take_out(struct chunk_store *store, struct blob *blob);
 
 /* Duplicates data_fd, maps the two files. -EINVAL: a file's size does not fit chunk_count. */
 int blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta_fd, uint32_t chunk_count,
@@ -67,6 +84,8 @@ int blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta
 /* Before it is served: an area in memory, and the bitmap of visited chunks. Both as blob_open does. */
 int blob_add_memory(struct blob *blob, int data_fd, int map_fd);
 int blob_add_visited(struct blob *blob, int fd);
+/* Has the blob fetched by way of a link, which knows it by that handle. Before anything serves it. */
+void blob_set_link(struct blob *blob, struct chunk_link *link, uint32_t handle);
 /* Gives up the owner's reference; the files stay mapped while a request holds another. */
 void blob_close(struct chunk_store *store, struct blob *blob);
 struct blob *blob_get(struct blob *blob);
@@ -89,6 +108,10 @@ bool blob_claim(struct blob *blob, uint32_t index);
 /* Claims and asks for every ABSENT chunk of [first, first+count). false: the ring is full, and some
  * chunks stay ABSENT: try again. */
 bool blob_request(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
+/* Whether the ring that asks for its chunks has room. */
+bool blob_may_request(struct chunk_store *store, struct blob *blob);
+/* Clears PENDING, as far as there are such chunks, and wakes nobody. has_failed: they could not be had. */
+void blob_settle(struct blob *blob, uint32_t first, uint32_t count, bool has_failed);
 
 void blob_complete(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
 /* The same for chunks that were written to this area of the blob; blob_complete means the disk. */

@@ -24,10 +24,11 @@ static uint8_t *byte_of(const struct chunk_area *area, uint32_t index) { return 
 int chunk_area_open(struct chunk_area *area, int data_fd, int map_fd, uint32_t chunk_count)
 {
     struct statfs fs;
-    int err;
+    int flags = fcntl(map_fd, F_GETFL), err;
 
     *area = (struct chunk_area){ .data_fd = -1 };
-    err = map_file(map_fd, PROT_READ | PROT_WRITE, &area->map_length, &area->map);
+    err = map_file(map_fd, flags >= 0 && (flags & O_ACCMODE) == O_RDONLY ? PROT_READ : PROT_READ | PROT_WRITE, &area->map_length,
+                   &area->map);
     if (err)
         return err;
     if (area->map_length != RAFS_CHUNK_MAP_HEADER_SIZE + (chunk_count + 7) / 8)

@@ -54,7 +54,7 @@ struct byte_range {
     uint64_t offset, length;
 };
 
-/* Duplicates data_fd and maps the map. -EINVAL: its size does not fit chunk_count. On failure the
+/* Duplicates data_fd and maps the map, for reading only if it is open so. -EINVAL: its size does not fit chunk_count. On failure the
  * area is to be closed all the same. */
 int chunk_area_open(struct chunk_area *area, int data_fd, int map_fd, uint32_t chunk_count);
 void chunk_area_close(struct chunk_area *area);

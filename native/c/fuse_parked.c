@@ -206,7 +206,7 @@ static enum verdict judge(const struct parked *parked, uint64_t now)
     if (now >= parked->deadline_ns)
         return ANSWER_EIO;
     if (parked->request.wait == FUSE_WAIT_UPCALL_ROOM)
-        return upcall_may_have_room(&parked->lot->server->store->upcalls) ? RUN_AGAIN : WAIT_ON;
+        return blob_may_request(parked->lot->server->store, parked->request.wait_blob) ? RUN_AGAIN : WAIT_ON;
     switch (blob_state(parked->request.wait_blob, parked->request.wait_chunk)) {
     case CHUNK_READY:
         return RUN_AGAIN;

@@ -1,5 +1,6 @@
 /* Blobs and upcalls as Python sees them (decl/dataplane.h). */
 #include <errno.h>
+#include <sys/eventfd.h>
 
 #include "blob.h"
 #include "chunk_table.h"
@@ -18,8 +19,15 @@ int vfs_store_event_fd(const struct chunk_store *store) { return store->upcalls.
 
 unsigned vfs_store_take(struct chunk_store *store, struct vfs_upcall *upcalls, unsigned limit)
 {
-    return upcall_take(&store->upcalls, (struct upcall_record *)upcalls, limit);
+    bool more = false;
+    int taken = upcall_take(&store->upcalls, (struct upcall_record *)upcalls, limit, &more);
+
+    if (more)
+        eventfd_write(store->upcalls.event_fd, 1);
+    return taken > 0 ? (unsigned)taken : 0;
 }
+
+uint32_t vfs_store_new_handle(struct chunk_store *store) { return chunk_store_new_handle(store); }
 
 int vfs_blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta_fd, uint32_t chunk_count,
                   uint64_t uncompressed_size, struct blob **out)

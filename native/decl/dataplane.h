@@ -10,6 +10,8 @@
 #include <stdint.h>
 
 struct chunk_store;
+struct chunk_link;
+struct worker_rings;
 struct blob;
 struct vfs_image;
 struct vfs_device;
@@ -39,6 +41,7 @@ struct chunk_store *vfs_store_new(void); /* NULL: see errno */
 void vfs_store_free(struct chunk_store *store);
 int vfs_store_event_fd(const struct chunk_store *store);
 unsigned vfs_store_take(struct chunk_store *store, struct vfs_upcall *upcalls, unsigned limit);
+uint32_t vfs_store_new_handle(struct chunk_store *store);
 
 int vfs_blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta_fd, uint32_t chunk_count,
                   uint64_t uncompressed_size, struct blob **out);
@@ -59,6 +62,25 @@ uint64_t vfs_blob_generation(const struct blob *blob);             /* of what wa
 /* What it asks of the caller stands in chunk_area.h. -ENXIO: there is no area in memory. */
 int vfs_blob_evict(struct blob *blob, int in_memory, const struct vfs_chunk_run *runs, uint32_t run_count,
                    const struct vfs_byte_range *holes, uint32_t hole_count);
+
+/* ---- the two ends of a link between a worker and its agent (link_api.c over link.c) ---- */
+struct chunk_link *vfs_link_new(struct chunk_store *store); /* NULL: see errno */
+int vfs_link_renew(struct chunk_link *link);
+int vfs_link_ask_again(struct chunk_link *link); /* 0: the ring is full, call again */
+void vfs_link_close(struct chunk_link *link);
+int vfs_link_upcall_fd(const struct chunk_link *link); /* these three stay the link's */
+int vfs_link_event_fd(const struct chunk_link *link);
+int vfs_link_completion_fd(const struct chunk_link *link);
+void vfs_blob_set_link(struct blob *blob, struct chunk_link *link, uint32_t handle);
+
+/* The agent's ends; the descriptors are duplicated. -EINVAL: they are none of a link's. */
+int vfs_rings_adopt(int upcall_fd, int event_fd, int completion_fd, struct worker_rings **out);
+void vfs_rings_free(struct worker_rings *rings);
+int vfs_rings_event_fd(const struct worker_rings *rings);
+/* Returns how many; *more: there are others. -EPROTO: the worker has spoilt its ring. */
+int vfs_rings_take(struct worker_rings *rings, struct vfs_upcall *upcalls, unsigned limit, int *more);
+uint32_t vfs_rings_room(const struct worker_rings *rings);
+int vfs_rings_push(struct worker_rings *rings, uint32_t blob, uint32_t first, uint32_t count, int has_failed); /* -EAGAIN: full */
 
 /* ---- the image reader (image_api.c over rafs_*.c) ---- */
 struct vfs_inode {

@@ -44,10 +44,11 @@ static void open_once(void)
 static void prepare_chunks(void)
 {
     struct upcall_record records[16];
+    bool more;
 
     blob_forget(blob, 0, SMALL_CHUNKS);
     blob_fail(store, blob, 0, SMALL_CHUNKS);
-    while (upcall_take(&store->upcalls, records, 16))
+    while (upcall_take(&store->upcalls, records, 16, &more))
         ;
     blob_complete(store, blob, 0, 1);
     CHECK(blob_claim(blob, 1));

@@ -6,6 +6,7 @@
 
 static struct chunk_store *store;
 static struct upcall_record records[UPCALL_CAPACITY];
+static bool more;
 
 static unsigned woken;
 static void count_wake(struct chunk_waiter *waiter) { __atomic_fetch_add(&woken, 1, __ATOMIC_RELAXED); }
@@ -42,13 +43,13 @@ static void test_requests_are_runs_of_absent_chunks(void)
     blob_complete(store, blob, 4, 2);
     CHECK(blob_claim(blob, 9));
     CHECK(blob_request(store, blob, 2, 12));
-    CHECK_EQ(upcall_take(&store->upcalls, records, 10), 3);
+    CHECK_EQ(upcall_take(&store->upcalls, records, 10, &more), 3);
     CHECK(records[0].first_chunk == 2 && records[0].chunk_count == 2);
     CHECK(records[1].first_chunk == 6 && records[1].chunk_count == 3);
     CHECK(records[2].first_chunk == 10 && records[2].chunk_count == 4);
     CHECK_EQ(records[2].blob, blob->handle);
     CHECK(blob_request(store, blob, 2, 12)); /* nothing is ABSENT any more */
-    CHECK_EQ(upcall_take(&store->upcalls, records, 10), 0);
+    CHECK_EQ(upcall_take(&store->upcalls, records, 10, &more), 0);
     blob_close(store, blob);
 }
 
@@ -65,9 +66,9 @@ static void test_a_full_ring_claims_nothing_that_it_cannot_ask_for(void)
     CHECK_EQ(blob_state(blob, 2), CHUNK_PENDING);
     CHECK_EQ(blob_state(blob, 4), CHUNK_ABSENT);
     CHECK_EQ(blob_state(blob, 5), CHUNK_ABSENT);
-    CHECK_EQ(upcall_take(&store->upcalls, records, 1), 1);
+    CHECK_EQ(upcall_take(&store->upcalls, records, 1, &more), 1);
     CHECK(blob_request(store, blob, 2, 4));
-    CHECK_EQ(upcall_take(&store->upcalls, records, UPCALL_CAPACITY), UPCALL_CAPACITY);
+    CHECK_EQ(upcall_take(&store->upcalls, records, UPCALL_CAPACITY, &more), UPCALL_CAPACITY);
     CHECK(records[UPCALL_CAPACITY - 2].first_chunk == 2 && records[UPCALL_CAPACITY - 2].chunk_count == 1);
     CHECK(records[UPCALL_CAPACITY - 1].first_chunk == 4 && records[UPCALL_CAPACITY - 1].chunk_count == 2);
     blob_close(store, blob);
@@ -121,19 +122,22 @@ static void test_files_that_do_not_fit(void)
     close(meta);
 }
 
-static void test_handles_are_used_again(void)
+static void test_slots_are_used_again_and_handles_never(void)
 {
     enum { MANY = 40 };
-    struct blob *blobs[MANY], *again;
+    struct blob *blobs[MANY];
+    uint32_t first;
 
     for (uint32_t i = 0; i < MANY; i++) {
         blobs[i] = small_blob_open(store, 1, false);
-        CHECK_EQ(blobs[i]->handle, i);
+        CHECK_EQ(blobs[i]->slot, i);
+        CHECK_EQ(blobs[i]->handle, blobs[0]->handle + i);
     }
+    first = blobs[0]->handle;
     blob_close(store, blobs[17]);
-    again = small_blob_open(store, 1, false);
-    CHECK_EQ(again->handle, 17);
-    blobs[17] = again;
+    blobs[17] = small_blob_open(store, 1, false);
+    CHECK_EQ(blobs[17]->slot, 17);
+    CHECK_EQ(blobs[17]->handle, first + MANY);
     for (uint32_t i = 0; i < MANY; i++)
         blob_close(store, blobs[i]);
 }
@@ -217,8 +221,9 @@ static void *complete_all(void *argument)
     static struct upcall_record taken[64];
 
     while (done < CHUNKS) {
-        unsigned count = upcall_take(&store->upcalls, taken, 64);
-        for (unsigned i = 0; i < count; i++) {
+        bool left;
+        int count = upcall_take(&store->upcalls, taken, 64, &left);
+        for (int i = 0; i < count; i++) {
             for (uint32_t chunk = taken[i].first_chunk; chunk < taken[i].first_chunk + taken[i].chunk_count; chunk++)
                 won[chunk]++; /* this thread's alone */
             blob_complete(store, shared, taken[i].first_chunk, taken[i].chunk_count);
@@ -243,7 +248,7 @@ static void test_each_chunk_is_asked_for_once(void)
             CHECK_EQ(blob_state(shared, i), CHUNK_READY);
             CHECK_EQ(shared->pending[i / 8], 0);
         }
-        CHECK_EQ(upcall_take(&store->upcalls, records, 1), 0);
+        CHECK_EQ(upcall_take(&store->upcalls, records, 1, &more), 0);
         blob_close(store, shared);
     }
 }
@@ -293,7 +298,7 @@ int main(void)
     RUN(test_a_full_ring_claims_nothing_that_it_cannot_ask_for);
     RUN(test_records_decide_what_a_chunk_covers);
     RUN(test_files_that_do_not_fit);
-    RUN(test_handles_are_used_again);
+    RUN(test_slots_are_used_again_and_handles_never);
     RUN(test_only_those_who_wait_are_woken);
     RUN(test_each_chunk_has_one_winner);
     RUN(test_each_chunk_is_asked_for_once);
