@@ -20,7 +20,7 @@ import asyncio
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,9 @@ from rafs.cache import CachedBlob, CacheDir
 from rafs.chunk_table import BootstrapChunks, ChunkTable
 from rafs.errors import ImageCorrupt, RafsError
 from rafs.fetch import Fetcher, FetchResources, OpenBlob
+from rafs.prefetch.options import PrefetchOptions
+from rafs.prefetch.plan import Stage
+from rafs.prefetch.prefetcher import Prefetcher
 from rafs.upcalls import Upcalls
 
 log = logging.getLogger(__name__)
@@ -62,6 +65,7 @@ class BlobStore:
         self._fetcher = Fetcher(backend, resources)
         self._blobs: dict[str, OpenBlob] = {}
         self._opening: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._prefetchers: set[Prefetcher] = set()
         self._in_doubt = 0
         self._settling: asyncio.Task[None] | None = None
 
@@ -153,12 +157,28 @@ class BlobStore:
             blob, first, blob.meta.record.chunk_count - first if count is None else count
         )
 
+    def prefetch(
+        self, blobs: Sequence[OpenBlob], plan: Sequence[Stage], options: PrefetchOptions
+    ) -> Prefetcher:
+        """Begin to fetch ahead by a plan whose blob indices are those of `blobs`; returns at once.
+
+        `cancel` it before these blobs are closed.
+        """
+        prefetcher = Prefetcher(self._fetcher, blobs, plan, options)
+        self._prefetchers.add(prefetcher)
+        prefetcher.start(lambda: self._prefetchers.discard(prefetcher))
+        return prefetcher
+
     async def stop(self) -> None:
         """Fail what is on its way: requests that wait for it are answered EIO. Stop `Upcalls` first."""
+        prefetchers = list(self._prefetchers)
+        for prefetcher in prefetchers:
+            prefetcher.cancel()
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
         await asyncio.gather(*(self._fetcher.stop(blob) for blob in list(self._blobs.values())))
+        await asyncio.gather(*(prefetcher.wait() for prefetcher in prefetchers))
 
     async def close(self) -> None:
         """`stop`, and put the blobs on disk; a slow disk is not waited for.

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -24,45 +24,17 @@ from native.dataplane import Blob
 from rafs.backend import BlobBackend, read_exactly
 from rafs.blob_meta import BlobMeta, Chunk
 from rafs.blob_tail import DigestOf, Tail
-from rafs.budget import Budget
 from rafs.cache import CachedBlob
-from rafs.chunk_state import MergeLimits, RangedRequest, Run, plan_requests, runs_of, sort_misses, split_work
+from rafs.chunk_state import RangedRequest, Run, plan_requests, runs_of, sort_misses, split_work
 from rafs.codec import Compressor, chunk_digest, decode_chunk, verify_chunk
 from rafs.errors import BlobCorrupt, RafsError
+from rafs.fetch_resources import FetchLimits, FetchResources
+from rafs.prefetch.lane import Lane, Turn
+
+__all__ = ["FetchLimits", "FetchResources", "Fetcher", "OpenBlob"]
 
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class FetchLimits:
-    """What fetching may use. `max_bytes` bounds stored and plain bytes of all requests in flight together."""
-
-    merge: MergeLimits = field(default_factory=MergeLimits)
-    max_requests: int = 32
-    max_bytes: int = 64 << 20
-    #: plain bytes that one thread decodes before it reports
-    work_size: int = 1 << 20
-    #: plain bytes that `fill` claims at a time
-    fill_size: int = 16 << 20
-
-
-class FetchResources:
-    """What all fetching of a process shares: a bound on what is in flight, and the threads that decode.
-
-    `threads`: the default is the number of CPUs that we may use.
-    """
-
-    def __init__(self, limits: FetchLimits | None = None, *, threads: int | None = None) -> None:
-        self.limits = limits or FetchLimits()
-        self.budget = Budget(max_bytes=self.limits.max_bytes, max_requests=self.limits.max_requests)
-        self.pool = ThreadPoolExecutor(
-            threads or len(os.sched_getaffinity(0)), thread_name_prefix="blob-decode"
-        )
-
-    def close(self) -> None:
-        """No store uses them any more; threads that still run are not waited for."""
-        self.pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(eq=False)
@@ -93,9 +65,15 @@ class _Outcome:
 
 
 class _Batch:
-    """Chunks of one blob that are PENDING in our name, until each is completed or failed."""
+    """Chunks of one blob that are PENDING in our name, until each is completed or failed.
 
-    def __init__(self, blob: OpenBlob, runs: Iterable[Run], counters: Counter[str]) -> None:
+    `turn`: that of a prefetch, which has taken its part of the budget.
+    """
+
+    def __init__(
+        self, blob: OpenBlob, runs: Iterable[Run], counters: Counter[str], turn: Turn | None = None
+    ) -> None:
+        self.turn = turn
         self._blob = blob
         self._counters = counters
         self._open = {index for first, count in runs for index in range(first, first + count)}
@@ -131,9 +109,11 @@ class Fetcher:
     def __init__(self, backend: BlobBackend, resources: FetchResources) -> None:
         self._backend = backend
         self._pool = resources.pool
+        self._ahead_pool = resources.ahead_pool
         self._limits = resources.limits
         self._budget = resources.budget
         self._counters: Counter[str] = Counter()
+        self.lane = Lane()
 
     def submit(self, blob: OpenBlob, runs: list[Run]) -> asyncio.Task[None]:
         """Fetch chunks that the data plane has made PENDING. Returns at once."""
@@ -164,6 +144,33 @@ class Fetcher:
             if isinstance(result, BaseException):
                 raise result
 
+    async def fetch_ahead(self, blob: OpenBlob, chunks: Sequence[Chunk], *, is_whole: bool = False) -> Turn:
+        """Fetch what is ABSENT of neighbouring chunks (one request's), when the link has room for it.
+
+        They are claimed only then: before, a guest's read goes its own way. `is_whole`: in one read, however
+        large. Returns what that took. Raises the first error of a chunk. When it is cancelled, what has been
+        claimed is fetched still.
+        """
+        stored = sum(chunk.compressed_size for chunk in chunks)
+        size = stored + sum(chunk.uncompressed_size for chunk in chunks)
+        async with (
+            self.lane.turn(stored if is_whole else 0) as turn,
+            self._budget.spend(size, urgent=False),
+        ):
+            wanted = runs_of(sorted(chunk.chunk_idx for chunk in chunks))
+            runs = [run for first, count in wanted for run in blob.native.claim(first, count)]
+            turn.chunks = sum(count for _, count in runs)
+            batch = _Batch(blob, runs, self._counters, turn)
+            task = self._start(blob, batch, runs, urgent=False)
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                await asyncio.wait([task])
+                raise
+        if batch.first_error is not None:
+            raise batch.first_error
+        return turn
+
     async def stop(self, blob: OpenBlob) -> None:
         """Cancel what is going on for a blob, fail its chunks, and wait until no thread touches its files."""
         for task in blob.tasks:
@@ -177,6 +184,7 @@ class Fetcher:
             "requests_in_flight": self._budget.requests_in_flight,
             "requests_waiting": self._budget.waiting,
             "bytes_in_flight": self._budget.bytes_in_flight,
+            **self.lane.statistics(),
         }
 
     def _start(self, blob: OpenBlob, batch: _Batch, runs: list[Run], *, urgent: bool) -> asyncio.Task[None]:
@@ -236,8 +244,9 @@ class Fetcher:
         self, blob: OpenBlob, batch: _Batch, request: RangedRequest, digest_of: DigestOf | None, urgent: bool
     ) -> None:
         """Fetch one planned request; its chunks are completed or failed when this returns."""
+        spent = request.length + request.plain_size
         try:
-            async with self._budget.spend(request.length + request.plain_size, urgent=urgent):
+            async with nullcontext() if batch.turn else self._budget.spend(spent, urgent=urgent):
                 # it may have waited long
                 ready = [c.chunk_idx for c in request.chunks if blob.native.is_ready(c.chunk_idx)]
                 self._reuse(batch, runs_of(sorted(ready)))
@@ -251,12 +260,12 @@ class Fetcher:
         self, blob: OpenBlob, batch: _Batch, part: RangedRequest, digest_of: DigestOf | None
     ) -> None:
         """Read and store; what comes with wrong bytes is asked for once more, elsewhere if possible."""
-        failed = await self._store(blob, batch, part, await self._read(blob, part), digest_of)
+        failed = await self._store(blob, batch, part, await self._read(blob, batch, part), digest_of)
         wrong = {index: error for index, error in failed.items() if isinstance(error, BlobCorrupt)}
         for index in failed.keys() - wrong.keys():
             batch.fail([index], failed[index])
         for request in plan_requests([c for c in part.chunks if c.chunk_idx in wrong], self._limits.merge):
-            data = await self._read(blob, request, again=True)
+            data = await self._read(blob, batch, request, again=True)
             failed = await self._store(blob, batch, request, data, digest_of)
             for chunk in request.chunks:
                 if error := failed.get(chunk.chunk_idx):
@@ -271,13 +280,19 @@ class Fetcher:
                         reason,
                     )
 
-    async def _read(self, blob: OpenBlob, request: RangedRequest, *, again: bool = False) -> bytes:
-        read = read_exactly(self._backend, blob.blob_id, request.offset, request.length, again=again)
+    async def _read(
+        self, blob: OpenBlob, batch: _Batch, request: RangedRequest, *, again: bool = False
+    ) -> bytes:
+        async def read_range(offset: int, length: int) -> bytes:
+            data = await read_exactly(self._backend, blob.blob_id, offset, length, again=again)
+            self._counters["requests"] += 1
+            return data
+
+        read = (batch.turn or self.lane).read(read_range, request.offset, request.length)
         if blob.cache.is_prepared:
             data = await read
         else:  # two fsyncs: not after the read but beside it
             data, _ = await asyncio.gather(read, self._run(blob, blob.cache.prepare))
-        self._counters["requests"] += 1
         self._counters["fetched_bytes"] += len(data)
         return data
 
@@ -288,7 +303,9 @@ class Fetcher:
         failed: dict[int, RafsError] = {}
 
         async def work(piece: list[Chunk]) -> None:
-            outcome = await self._run(blob, lambda: _decode(blob, request.offset, data, piece, digest_of))
+            outcome = await self._run(
+                blob, lambda: _decode(blob, request.offset, data, piece, digest_of), ahead=bool(batch.turn)
+            )
             batch.complete(outcome.done)
             failed.update(outcome.failed)
             self._counters["fetched_chunks"] += len(outcome.done)
@@ -305,9 +322,9 @@ class Fetcher:
             await asyncio.gather(*map(work, split_work(in_order, self._limits.work_size)))
         return failed
 
-    async def _run(self, blob: OpenBlob, job: Callable[[], _Result]) -> _Result:
+    async def _run(self, blob: OpenBlob, job: Callable[[], _Result], *, ahead: bool = False) -> _Result:
         """Run in a thread, and let `stop` know of it: a cancelled await does not end a thread."""
-        future: Future[_Result] = self._pool.submit(job)
+        future: Future[_Result] = (self._ahead_pool if ahead else self._pool).submit(job)
         blob.jobs.add(future)  # type: ignore[arg-type]
         future.add_done_callback(blob.jobs.discard)
         return await asyncio.wrap_future(future)

@@ -7,6 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
+from rafs.prefetch.options import PrefetchOptions
+from vhostfs.cli_build import parse_size
 from vhostfs.options import (
     DEFAULT_MISS_TIMEOUT_S,
     DEFAULT_POLL_US,
@@ -78,10 +80,44 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--statistics", metavar="FILE", type=Path, help="write counters as JSON here at the end"
     )
     parser.add_argument(
+        "--prefetch",
+        choices=("none", "hints", "all"),
+        default="hints",
+        help="what to fetch in the background before it is read: nothing; what the image's own table "
+        "or --prefetch-files names; that first and then all the rest",
+    )
+    parser.add_argument(
+        "--prefetch-files",
+        metavar="FILE",
+        type=Path,
+        help="a list of absolute paths in the image, one a line, instead of the image's table",
+    )
+    parser.add_argument(
+        "--prefetch-bandwidth",
+        metavar="SIZE",
+        type=parse_size,
+        default=0,
+        help="bytes a second that prefetching may use (KiB, MiB, GiB); 0: what the link has to spare",
+    )
+    parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="what to log"
     )
     add_sandbox_arguments(parser)
     parser.set_defaults(run=run)
+
+
+def prefetch_of(arguments: argparse.Namespace) -> PrefetchOptions | None:
+    """What is to be fetched ahead. Raises OSError for a list that cannot be read."""
+    from vhostfs.prefetching import read_file_list
+
+    if arguments.prefetch == "none":
+        return None
+    files = read_file_list(arguments.prefetch_files) if arguments.prefetch_files else None
+    return PrefetchOptions(
+        files=files,
+        everything=arguments.prefetch == "all",
+        bandwidth_limit=arguments.prefetch_bandwidth,
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -100,11 +136,16 @@ def run(arguments: argparse.Namespace) -> int:
     # heavy: after the arguments are known to be good; and all of it: nothing can be imported in the sandbox
     from rafs.errors import CacheError
     from vhostfs.daemon import serve
-    from vhostfs.runtime import StartError
+    from vhostfs.runtime import StartError, os_error_text
     from vhostfs.sandbox import apply_sandbox
     from vhostfs.sandbox_policy import SandboxError
     from vhostfs.sandbox_serve import serve_policy
 
+    try:
+        prefetch = prefetch_of(arguments)
+    except OSError as error:
+        print(f"vhostfs serve: {os_error_text(error)}", file=sys.stderr)
+        return 1
     options = ServeOptions(
         socket=arguments.socket,
         listen_fd=arguments.fd,
@@ -116,6 +157,7 @@ def run(arguments: argparse.Namespace) -> int:
         miss_timeout_s=arguments.miss_timeout,
         poll_us=arguments.poll,
         statistics=arguments.statistics,
+        prefetch=prefetch,
     )
     try:
         report = apply_sandbox(serve_policy(options, sandbox))

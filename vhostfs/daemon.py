@@ -11,6 +11,8 @@ import asyncio
 import json
 import logging
 from contextlib import AsyncExitStack
+from dataclasses import asdict
+from typing import Any
 
 import uvloop
 
@@ -23,6 +25,7 @@ from rafs.image import Image, ImageError
 from rafs.upcalls import Upcalls
 from vhostfs.device import VirtioFsDevice
 from vhostfs.options import ServeOptions
+from vhostfs.prefetching import MountPrefetch
 from vhostfs.runtime import StartError, background, os_error_text, serve_until_signal
 from virtqueue.listener import Listener
 from virtqueue.offer import virtio_fs_offer
@@ -80,6 +83,11 @@ class Daemon:
         self.blobs.start()
         stack.push_async_callback(self.blobs.close)
         opened = await asyncio.gather(*(self._open_blob(image, index) for index in range(image.blob_count)))
+        self.prefetch: MountPrefetch | None = None
+        if options.prefetch is not None:
+            self.prefetch = MountPrefetch(self.blobs, image, opened, options.prefetch)
+            self.prefetch.start()
+            stack.push_async_callback(self.prefetch.close)
         self.device = dataplane.Device(
             chunks,
             num_request_queues=options.num_request_queues,
@@ -108,10 +116,11 @@ class Daemon:
     def stop(self) -> None:
         self._stopping.set()
 
-    def statistics(self) -> dict[str, int]:
-        """Counters since the start: the device's, and the fetcher's under `fetch_`."""
+    def statistics(self) -> dict[str, Any]:
+        """Counters since the start: the device's, the fetcher's under `fetch_`, those of `prefetch_`."""
         fetch = {f"fetch_{name}": value for name, value in self.blobs.statistics().items()}
-        return self.device.statistics() | fetch
+        ahead = asdict(self.prefetch.statistics) if self.prefetch is not None else {}
+        return self.device.statistics() | fetch | {f"prefetch_{name}": value for name, value in ahead.items()}
 
     def _write_statistics(self) -> None:
         if self.options.statistics is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rafs.prefetch.options import PrefetchOptions
 from vhostfs.defaults import DEFAULT_MISS_TIMEOUT_S, DEFAULT_POLL_US, default_cache_dir
 
 __all__ = [
@@ -29,3 +30,4 @@ class ServeOptions:
     miss_timeout_s: float = DEFAULT_MISS_TIMEOUT_S
     poll_us: int = DEFAULT_POLL_US
     statistics: Path | None = None
+    prefetch: PrefetchOptions | None = None

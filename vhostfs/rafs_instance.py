@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +29,7 @@ from vhostfs.nydusd.config import Config, public_view
 from vhostfs.nydusd.config_parse import parse_config
 from vhostfs.nydusd.config_paths import read_paths
 from vhostfs.nydusd.config_served import served, without_effect
+from vhostfs.prefetching import MountPrefetch, options_of
 from vhostfs.runtime import os_error_text, run_to_end, to_end
 from vhostfs.sandbox_policy import Use
 
@@ -60,6 +61,7 @@ class RafsInstance:
         self.counters = MountCounters()
         self.store = shared.store
         self.backend = shared.backend
+        self.prefetch: MountPrefetch | None = None
         self._stores = stores
         self._key = key
 
@@ -99,11 +101,20 @@ class RafsInstance:
         chunks = await run_to_end(None, lambda: self.image.bootstrap_chunks(index))
         return await self.store.open_blob(self.image.blob(index), digests=chunks)
 
+    def start_prefetch(self, files: Sequence[str]) -> None:
+        """Begin to fetch ahead what the configuration asks for; `files`: those of the mount request."""
+        options = options_of(self.config, files)
+        if options is not None:
+            self.prefetch = MountPrefetch(self.store, self.image, self.blobs, options)
+            self.prefetch.start()
+
     async def close(self) -> None:
         """Let go of image, blobs and store."""
         await to_end(self._close())
 
     async def _close(self) -> None:
+        if self.prefetch is not None:
+            await self.prefetch.close()
         for blob in self.blobs:
             await self.store.close_blob(blob)
         self.blobs = []
@@ -142,6 +153,7 @@ class RafsStores:
         instance = RafsInstance(config, image, self, key, shared)
         try:
             await instance.open_blobs()
+            instance.start_prefetch(request.prefetch_files)
         except BaseException as error:
             await instance.close()
             raise _as_mount_error(error) from error

@@ -13,6 +13,17 @@ if TYPE_CHECKING:
 #: of the arrays of operations, and of those by size or latency
 OPERATIONS = 15
 BUCKETS = 8
+_PREFETCH = (
+    "prefetch_data_amount",
+    "prefetch_requests_count",
+    "prefetch_workers",
+    "prefetch_unmerged_chunks",
+    "prefetch_cumulative_time_millis",
+    "prefetch_begin_time_secs",
+    "prefetch_begin_time_millis",
+    "prefetch_end_time_secs",
+    "prefetch_end_time_millis",
+)
 
 
 def files(mountpoint: str, statistics: MountStatistics) -> dict[str, Any]:
@@ -34,10 +45,7 @@ def files(mountpoint: str, statistics: MountStatistics) -> dict[str, Any]:
 
 
 def blob_cache(instance: RafsInstance) -> dict[str, Any]:
-    """GET /api/v1/metrics/blobcache. A hit is a read that waited for nothing.
-
-    Nothing is fetched ahead, so what tells of that is zero.
-    """
+    """GET /api/v1/metrics/blobcache. A hit is a read that waited for nothing."""
     statistics = instance.counters.read()
     states = [(blob.native.ready_count(), blob.native.chunk_count) for blob in instance.blobs]
     return {
@@ -47,18 +55,28 @@ def blob_cache(instance: RafsInstance) -> dict[str, Any]:
         "whole_hits": statistics.reads - statistics.missed_reads,
         "total": statistics.reads,
         "entries_count": sum(ready for ready, _ in states),
-        "prefetch_data_amount": 0,
-        "prefetch_requests_count": 0,
-        "prefetch_workers": 0,
-        "prefetch_unmerged_chunks": 0,
-        "prefetch_cumulative_time_millis": 0,
-        "prefetch_begin_time_secs": 0,
-        "prefetch_begin_time_millis": 0,
-        "prefetch_end_time_secs": 0,
-        "prefetch_end_time_millis": 0,
+        **_prefetch(instance),
         "buffered_backend_size": instance.store.statistics()["bytes_in_flight"],
         "data_all_ready": all(ready == total for ready, total in states),
     }
+
+
+def _prefetch(instance: RafsInstance) -> dict[str, int]:
+    """Times are of the clock, in two parts. All is zero where nothing is prefetched."""
+    if instance.prefetch is None:
+        return dict.fromkeys(_PREFETCH, 0)
+    statistics = instance.prefetch.statistics
+    began_ms, ended_ms = int(statistics.began_at * 1000), int(statistics.ended_at * 1000)
+    figures = (
+        statistics.read_bytes,
+        statistics.requests,
+        statistics.workers,
+        statistics.unmerged_chunks,
+        int(statistics.seconds * 1000),
+        *divmod(began_ms, 1000),
+        *divmod(ended_ms, 1000),
+    )
+    return dict(zip(_PREFETCH, figures, strict=True))
 
 
 def backend(kind: str, statistics: BackendStatistics) -> dict[str, Any]:

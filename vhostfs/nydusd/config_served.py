@@ -37,7 +37,6 @@ def without_effect(config: Config) -> list[str]:
         "rafs.iostats_files": rafs and rafs.iostats_files,
         "rafs.access_pattern": rafs and rafs.access_pattern,
         "rafs.latest_read_files": rafs and rafs.latest_read_files,
-        "rafs.prefetch": rafs and rafs.prefetch and rafs.prefetch.enable,
         "cache.compressed": cache and cache.compressed,
         "cache.filecache.disable_indexed_map": cache
         and cache.filecache

@@ -110,15 +110,22 @@ def request_of(arguments: Arguments) -> MountRequest | None:
         return MountRequest(fs_type="passthrough_fs", source=str(arguments.shared_dir))
     if arguments.bootstrap is None:
         return None
-    if arguments.prefetch_files is not None:
-        log.warning("accepted without effect: --prefetch-files %s", arguments.prefetch_files)
     auth = os.environ.get("IMAGE_PULL_AUTH")
     return MountRequest(
         fs_type="rafs",
         source=str(arguments.bootstrap),
         config=config_text(arguments),
+        prefetch_files=_prefetch_files(arguments),
         settings={"registry_auth": auth} if auth else {},
     )
+
+
+def _prefetch_files(arguments: Arguments) -> tuple[str, ...]:
+    if arguments.prefetch_files is None:
+        return ()
+    from vhostfs.prefetching import read_file_list
+
+    return read_file_list(arguments.prefetch_files)
 
 
 def config_text(arguments: Arguments) -> str:

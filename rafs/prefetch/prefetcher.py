@@ -1,0 +1,159 @@
+"""Prefetches the blobs of one mount by a plan, in the background, until it is through or is stopped.
+
+`workers` take requests from the ordered list one after the other and hand them to the fetcher, which lets
+them in when the link has room (lane.py). An error of the back-end is not repeated for each chunk: the worker
+that met it waits, longer each time, and after MAX_FAILURES in a row everything stops. Whatever happens here,
+reads of guests fetch for themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rafs.errors import RafsError
+from rafs.fetch import Fetcher, OpenBlob
+from rafs.prefetch.options import MAX_WORKERS, PrefetchOptions
+from rafs.prefetch.order import OrderLimits, Request, order_requests
+from rafs.prefetch.pace import Pace
+from rafs.prefetch.plan import Stage
+
+log = logging.getLogger(__name__)
+
+MAX_FAILURES = 5
+FAILURE_PAUSE_S = 0.5
+#: stored bytes within which requests may change places
+WINDOW_SIZE = 8 << 20
+STREAM_SIZE = 4 << 20
+
+
+@dataclass
+class PrefetchStatistics:
+    """Sums since the start. `read_bytes` are stored bytes, `seconds` those of all requests together.
+
+    `unmerged_chunks` had a request of their own. `began_at` and `ended_at` are Unix times, 0: not yet.
+    """
+
+    requests: int = 0
+    read_bytes: int = 0
+    chunks: int = 0
+    unmerged_chunks: int = 0
+    failed_requests: int = 0
+    workers: int = 0
+    seconds: float = 0.0
+    began_at: float = 0.0
+    ended_at: float = 0.0
+    stopped_by: str = ""
+
+
+class _Ended(Exception):
+    """Nothing more is to be prefetched; the text says why."""
+
+
+class Prefetcher:
+    """`start` on the running loop; `cancel` before the blobs are closed. See the module."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        blobs: Sequence[OpenBlob],
+        plan: Sequence[Stage],
+        options: PrefetchOptions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.statistics = PrefetchStatistics()
+        self._fetcher = fetcher
+        self._blobs = blobs
+        self._plan = plan
+        self._options = options
+        self._clock = clock
+        self._sleep = sleep
+        largest = max((blob.meta.record.chunk_size for blob in blobs), default=0)
+        limit = options.bandwidth_limit
+        self._pace = Pace(max(limit, largest) if limit else 0)
+        self._failures = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, on_end: Callable[[], None]) -> None:
+        """Begin; returns at once. `on_end` is called when it is through or was cancelled."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(lambda _: on_end())
+
+    def cancel(self) -> None:
+        """Ask for nothing more. What is on its way arrives still."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def wait(self) -> None:
+        """Until it is through, or has been cancelled."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    @property
+    def is_running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    async def _run(self) -> None:
+        statistics = self.statistics
+        statistics.began_at = time.time()
+        try:
+            for stage in self._plan:
+                await self._run_stage(stage)
+        except* _Ended as group:
+            statistics.stopped_by = str(group.exceptions[0])
+            log.warning("prefetch stopped: %s", statistics.stopped_by)
+        except* Exception:
+            log.exception("prefetch stopped")
+        finally:
+            statistics.workers = 0
+            statistics.ended_at = time.time()
+
+    async def _run_stage(self, stage: Stage) -> None:
+        requests = order_requests(
+            stage.runs,
+            [blob.meta for blob in self._blobs],
+            lambda blob_index, chunk: not self._blobs[blob_index].native.is_ready(chunk),
+            self._limits,
+        )
+        count = 1 if self._options.stream else min(self._options.workers, MAX_WORKERS)
+        self.statistics.workers = count
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(self._work(requests))
+
+    def _limits(self) -> OrderLimits:
+        if self._options.stream:
+            return OrderLimits(2 * STREAM_SIZE, STREAM_SIZE)
+        return OrderLimits(WINDOW_SIZE, min(max(self._options.batch_size, 1), self._fetcher.lane.piece))
+
+    async def _work(self, requests: Iterator[Request]) -> None:
+        for request in requests:
+            stored = sum(chunk.compressed_size for chunk in request.chunks)
+            if (pause := self._pace.spend(self._clock(), stored)) > 0:
+                await self._sleep(pause)
+            await self._fetch(request)
+
+    async def _fetch(self, request: Request) -> None:
+        statistics, began = self.statistics, self._clock()
+        try:
+            turn = await self._fetcher.fetch_ahead(
+                self._blobs[request.blob_index], request.chunks, is_whole=self._options.stream
+            )
+        except RafsError as error:
+            statistics.failed_requests += 1
+            self._failures += 1
+            if self._failures >= MAX_FAILURES:
+                raise _Ended(f"{MAX_FAILURES} requests in a row failed: {error}") from None
+            await self._sleep(FAILURE_PAUSE_S * 2**self._failures)
+            return
+        self._failures = 0
+        statistics.requests += turn.requests
+        statistics.read_bytes += turn.read_bytes
+        statistics.chunks += turn.chunks
+        statistics.unmerged_chunks += turn.chunks == 1
+        statistics.seconds += self._clock() - began

@@ -1,0 +1,94 @@
+"""What is fetched ahead for one mounted image: from its configuration to a running prefetch.
+
+Nothing waits for any of this. The plan is made in a thread, since it reads the bootstrap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rafs.blob_store import BlobStore
+from rafs.fetch import OpenBlob
+from rafs.image import Image
+from rafs.prefetch.options import PrefetchOptions
+from rafs.prefetch.plan import make_plan
+from rafs.prefetch.prefetcher import Prefetcher, PrefetchStatistics
+from vhostfs.nydusd.config import Config
+from vhostfs.runtime import to_end
+
+log = logging.getLogger(__name__)
+
+MAX_FILE_LIST = 16 << 20
+
+
+def options_of(config: Config, files: Sequence[str]) -> PrefetchOptions | None:
+    """What a configuration and the file list of a mount ask for; None: nothing.
+
+    `cache.prefetch` counts where there is no `rafs.prefetch`: nydusd has both, and most have the latter only.
+    """
+    asked = config.rafs.prefetch if config.rafs is not None else None
+    if asked is None and config.cache is not None:
+        asked = config.cache.prefetch
+    if asked is None or not asked.enable:
+        if files:
+            log.warning("a list of files to prefetch has no effect: the configuration does not enable it")
+        return None
+    return PrefetchOptions(
+        files=tuple(files) or None,
+        everything=asked.prefetch_all,
+        stream=asked.stream_prefetch,
+        workers=asked.threads,
+        batch_size=asked.batch_size,
+        bandwidth_limit=asked.bandwidth_limit,
+    )
+
+
+def read_file_list(path: Path) -> tuple[str, ...]:
+    """Absolute paths, one a line; others are left out with a warning. Raises OSError; blocks."""
+    with path.open("rb") as file:
+        text = file.read(MAX_FILE_LIST).decode(errors="surrogateescape")
+    lines = [line for line in text.splitlines() if line]
+    if wrong := [line for line in lines if not line.startswith("/")]:
+        log.warning("%s: paths must be absolute; left out: %s", path, ", ".join(wrong[:5]))
+    return tuple(line for line in lines if line.startswith("/"))
+
+
+class MountPrefetch:
+    """`start` when the mount is there; `close` before its image and blobs are closed."""
+
+    def __init__(
+        self, store: BlobStore, image: Image, blobs: Sequence[OpenBlob], options: PrefetchOptions
+    ) -> None:
+        self._store = store
+        self._image = image
+        self._blobs = blobs
+        self._options = options
+        self._prefetcher: Prefetcher | None = None
+        self._planning: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._planning = asyncio.get_running_loop().create_task(self._plan())
+
+    async def _plan(self) -> None:
+        try:
+            plan = await to_end(asyncio.to_thread(make_plan, self._image, self._options))
+        except Exception:
+            log.exception("nothing is prefetched")
+            return
+        self._prefetcher = self._store.prefetch(self._blobs, plan, self._options)
+
+    async def close(self) -> None:
+        """Ask for nothing more; what is on its way is not waited for."""
+        if self._planning is not None:
+            self._planning.cancel()
+            await asyncio.wait([self._planning])
+        if self._prefetcher is not None:
+            self._prefetcher.cancel()
+
+    @property
+    def statistics(self) -> PrefetchStatistics:
+        return PrefetchStatistics() if self._prefetcher is None else self._prefetcher.statistics
