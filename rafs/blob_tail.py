@@ -29,6 +29,7 @@ from rafs.chunk_state import Run
 from rafs.chunk_table import BootstrapChunks
 from rafs.codec import DIGEST_SIZE
 from rafs.errors import CacheError, ImageCorrupt
+from rafs.threads import in_thread
 from rafs.toc import Toc, TocEntry, check_content, parse_toc, toc_range
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ class BlobTail:
             await self._in_thread(lambda: self._store_digests(entry, content))
 
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await in_thread(self._pool, work)
 
     # the TOC
 

@@ -16,7 +16,6 @@ Every chunk has a digest, which is always verified.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -41,6 +40,7 @@ from rafs.blob_record import CI_HEADER_SIZE, MAX_COMPRESSED_SIZE, SLOT, BlobReco
 from rafs.cache import CachedBlob
 from rafs.chunk_state import Run, runs_of
 from rafs.errors import CacheError, ImageCorrupt, cache_error
+from rafs.threads import in_thread
 
 _HEADER = Record("rafs_ci_header")
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -147,7 +147,7 @@ class ChunkTable:
     # in a thread
 
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await in_thread(self._pool, work)
 
     def _open(self) -> None:
         if self._cache.metadata_path("meta").exists():

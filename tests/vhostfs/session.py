@@ -29,9 +29,15 @@ class Session:
         self._image = image
 
     def request(
-        self, *, blob_dir: Path | None = None, snapshot: str = "15", cache: str = "cache"
+        self,
+        *,
+        blob_dir: Path | None = None,
+        snapshot: str = "15",
+        cache: str = "cache",
+        prefetch: bool = False,
     ) -> MountRequest:
-        config = snapshotter_config(blob_dir or self._image.blob_dir, self._where / cache, snapshot)
+        blob_dir, cache_dir = blob_dir or self._image.blob_dir, self._where / cache
+        config = snapshotter_config(blob_dir, cache_dir, snapshot, prefetch=prefetch)
         return MountRequest(fs_type="rafs", source=str(self._image.bootstrap), config=config)
 
     def shared(self, name: str = "") -> MountRequest:

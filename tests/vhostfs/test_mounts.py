@@ -252,7 +252,8 @@ async def test_a_thousand_cycles_leave_nothing(image: BuiltImage, tmp_path: Path
 
         async def cycle(number: int) -> None:
             path = f"/rafs/{number % 7}/lowerdir"
-            request = s.shared() if number % 2 else s.request(snapshot=str(number), cache=f"c{number % 5}")
+            image = s.request(snapshot=str(number), cache=f"c{number % 5}", prefetch=number % 3 == 0)
+            request = s.shared() if number % 2 else image
             await s.mounts.mount(path, request)
             await s.mounts.umount(path)
 

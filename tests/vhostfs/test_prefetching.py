@@ -50,7 +50,7 @@ def figures(s: Session) -> dict[str, Any]:
 
 async def test_all_of_an_image_while_a_guest_reads(image: BuiltImage, tmp_path: Path) -> None:
     async with session(tmp_path, image) as s:
-        await s.mounts.mount("/a", s.request())
+        await s.mounts.mount("/a", s.request(prefetch=True))
         assert await s.read("/a/big") == (image.source / "big").read_bytes()
         await until(lambda: figures(s)["prefetch_end_time_secs"] > 0)
         told = figures(s)

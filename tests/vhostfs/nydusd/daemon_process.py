@@ -138,7 +138,7 @@ def wait_rust(nydusd: Nydusd) -> dict[str, Any]:
 Wait = Callable[[Nydusd], dict[str, Any]]
 
 
-def snapshotter_config(blob_dir: Path, work_dir: Path, snapshot: str = "15") -> str:
+def snapshotter_config(blob_dir: Path, work_dir: Path, snapshot: str = "15", *, prefetch: bool = True) -> str:
     """The nested configuration that nydus-snapshotter hands to Kata, with blobs in a directory."""
     return json.dumps(
         {
@@ -157,7 +157,7 @@ def snapshotter_config(blob_dir: Path, work_dir: Path, snapshot: str = "15") -> 
             "digest_validate": False,
             "enable_xattr": True,
             "fs_prefetch": {
-                "enable": True,
+                "enable": prefetch,
                 "prefetch_all": True,
                 "threads_count": 8,
                 "merging_size": 1048576,
