@@ -95,10 +95,8 @@ class BlobTail:
         """Return the chunk records. Raises ImageCorrupt, ImageUnsupported, BlobUnavailable, CacheError."""
         if not await self._in_thread(self._open_cached_meta):
             toc = await self._load_toc()
-            record = self.record
-            size = record.ci_compressed_size + CI_HEADER_SIZE
-            section = await read_exactly(self._backend, record.blob_id, record.ci_offset, size)
-            await self._in_thread(lambda: self._store_meta(section, toc))
+            size = self.record.ci_compressed_size + CI_HEADER_SIZE
+            await self._read(self.record.ci_offset, size, lambda section: self._store_meta(section, toc))
         return BlobMeta(self.record, self._read_meta)
 
     async def load_digests(self) -> DigestOf | None:
@@ -141,11 +139,24 @@ class BlobTail:
         if entry.codec != RAFS_TOC_STORED or entry.stored_size != record.chunk_count * DIGEST_SIZE:
             raise ImageCorrupt(f"blob {record.blob_id}: its blob.digest has {entry.stored_size} bytes")
         if not await self._in_thread(lambda: self._open_cached_digests(entry)):
-            content = await read_exactly(self._backend, record.blob_id, entry.offset, entry.stored_size)
-            await self._in_thread(lambda: self._store_digests(entry, content))
+            await self._read(
+                entry.offset, entry.stored_size, lambda content: self._store_digests(entry, content)
+            )
 
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
         return await in_thread(self._pool, work)
+
+    async def _read(self, offset: int, length: int, use: Callable[[bytes], _Result]) -> _Result:
+        """Read a range and use it in a thread; when it does not fit, once more, elsewhere if possible."""
+        blob_id = self.record.blob_id
+        data = await read_exactly(self._backend, blob_id, offset, length)
+        try:
+            return await self._in_thread(lambda: use(data))
+        except ImageCorrupt as error:
+            second = await read_exactly(self._backend, blob_id, offset, length, again=True)
+            result = await self._in_thread(lambda: use(second))
+            log.warning("%s; came right the second time", error)
+            return result
 
     # the TOC
 
@@ -156,9 +167,7 @@ class BlobTail:
             if toc is None:
                 blob_size = await self._backend.blob_size(record.blob_id)
                 offset, length = toc_range(blob_size, record.toc_size)
-                tail = await read_exactly(self._backend, record.blob_id, offset, length)
-                toc = self._parse_toc(tail, blob_size)
-                await self._in_thread(lambda: self._cache.store_metadata("toc", tail, verified_on_use=True))
+                toc = await self._read(offset, length, lambda tail: self._store_toc(tail, blob_size))
             self._toc = toc
         return self._toc
 
@@ -172,6 +181,11 @@ class BlobTail:
         except ImageCorrupt as error:
             log.warning("%s: %s; reading it from the blob again", self._cache.metadata_path("toc"), error)
             return None
+
+    def _store_toc(self, tail: bytes, blob_size: int) -> Toc:
+        toc = self._parse_toc(tail, blob_size)
+        self._cache.store_metadata("toc", tail, verified_on_use=True)
+        return toc
 
     def _parse_toc(self, tail: bytes, blob_size: int | None) -> Toc:
         record = self.record

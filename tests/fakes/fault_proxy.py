@@ -251,12 +251,12 @@ class FaultProxy(HttpServer):
         ) as behind:
             passed = CIMultiDict((n, v) for n, v in behind.headers.items() if n not in _NOT_PASSED)
             answer = Answer(behind.status, passed, await behind.read())
-            length = behind.content_length if request.method == "HEAD" else len(answer.body)
+            told = {} if behind.content_length is None else {"Content-Length": str(behind.content_length)}
         self.counters["answers"] += 1
         plan = self.plan if answer.status == 206 else self.spoil
         if plan is not None and (fault := plan(request, answer)) is not None:
             self.counters[type(fault).__name__] += 1
             return await fault(request, answer)
         if request.method == "HEAD":
-            return web.Response(status=answer.status, headers={**passed, "Content-Length": str(length)})
+            return web.Response(status=answer.status, headers={**passed, **told})
         return web.Response(status=answer.status, headers=passed, body=answer.body)

@@ -189,3 +189,19 @@ async def test_features_that_promise_what_is_not_there(tmp_path: Path) -> None:
         await blob.tail.load_meta()
         with pytest.raises(ImageCorrupt, match=r"no 'blob\.digest'"):
             await blob.digests()
+
+
+async def test_metadata_that_comes_wrong_is_asked_for_once_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path, FAKE) as blob:
+        backend = blob.backend
+
+        def lie(offset: int, length: int, data: bytes) -> bytes:
+            return data if (offset, length) in backend.again else bytes([data[0] ^ 1]) + data[1:]
+
+        backend.answer = lie
+        await blob.tail.load_meta()
+        assert await blob.digests() == FAKE.digests
+        assert len(backend.again) == 3  # the TOC, blob.meta and blob.digest
+    assert caplog.text.count("came right the second time") == 3
