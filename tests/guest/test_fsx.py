@@ -33,7 +33,8 @@ def run(
 ) -> None:
     folder = work / "share"
     folder.mkdir()
-    script = f"fsx $SHARE {seed} {operations}"
+    flag = "-g" if "writeback" in options else ""
+    script = f"fsx {flag} $SHARE {seed} {operations}"
     files = {"/bin/fsx": program}
     result = run_on_share(
         guest, folder, script, work, files=files, share_options=options, timeout_s=timeout_s

@@ -337,6 +337,8 @@ void fsx_holes(struct file *file, struct file *other)
     off_t at = 0;
 
     note("holes %s", file->name);
+    if (gathers_writes && fsync(file->fd))
+        fail("%s: fsync: %s", file->name, strerror(errno));
     while ((size_t)at < file->size) {
         off_t data = lseek(file->fd, at, SEEK_DATA);
         size_t until = data < 0 ? file->size : (size_t)data;
