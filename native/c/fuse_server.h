@@ -73,8 +73,9 @@ typedef int64_t fuse_handler(struct fuse_server *server, struct fuse_request *re
 struct fuse_fs_type {
     const char *name;
     fuse_handler *handlers[FUSE_OPCODES];
-    /* Describes the root, as LOOKUP would; the root lives as long as the mount, it is not counted. */
-    int (*describe_root)(struct fuse_fs *fs, struct fuse_entry_out *entry);
+    /* Describes the root, as LOOKUP would; the root lives as long as the mount, it is not counted.
+     * -EAGAIN: it may block, and must not. */
+    int (*describe_root)(struct fuse_fs *fs, bool may_block, struct fuse_entry_out *entry);
     void (*forget)(struct fuse_fs *fs, uint64_t id, uint64_t nlookup); /* NULL: nothing is counted */
     int (*sync)(struct fuse_fs *fs);         /* writes to disk what was written; may block. NULL: nothing ever is */
     void (*end_session)(struct fuse_fs *fs); /* the guest remembers nothing any more. NULL: nor do we */

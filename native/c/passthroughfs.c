@@ -87,12 +87,12 @@ static int64_t handle(struct fuse_server *server, struct fuse_request *request)
     return result == -ENOSYS ? -EOPNOTSUPP : result;
 }
 
-static int describe_root(struct fuse_fs *fs, struct fuse_entry_out *entry)
+static int describe_root(struct fuse_fs *fs, bool may_block, struct fuse_entry_out *entry)
 {
     struct passthroughfs *pt = (struct passthroughfs *)fs;
     struct host_path path;
     struct statx stat;
-    int err = inode_path(&pt->inodes, pt->inodes.root, true, &path);
+    int err = may_block || pt->inodes.root->mount->is_local ? inode_path(&pt->inodes, pt->inodes.root, true, &path) : -EAGAIN;
 
     if (err)
         return err;

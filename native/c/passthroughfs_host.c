@@ -38,9 +38,9 @@ int host_reopen(int proc_fd, int fd, int flags)
     return result(openat(proc_fd, name, flags | O_CLOEXEC));
 }
 
-int host_stat_at(int fd, const char *name, struct statx *stat)
+static int stat_at(int fd, const char *name, int sync, struct statx *stat)
 {
-    const int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
+    const int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | sync;
     const unsigned mask = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID;
     static bool unique_unknown; /* atomic: this kernel reuses mount ids */
 
@@ -53,6 +53,10 @@ int host_stat_at(int fd, const char *name, struct statx *stat)
     }
     return statx(fd, name, flags, mask, stat) < 0 ? -errno : 0;
 }
+
+int host_stat_at(int fd, const char *name, struct statx *stat) { return stat_at(fd, name, AT_STATX_SYNC_AS_STAT, stat); }
+
+int host_stat_nowait(int fd, struct statx *stat) { return stat_at(fd, "", AT_STATX_DONT_SYNC, stat); }
 
 /* struct file_handle is declared with a flexible array, which <fcntl.h> hides; its layout is fixed. */
 _Static_assert(sizeof(struct host_handle) == sizeof(struct file_handle) + HOST_HANDLE_MAX, "struct file_handle");

@@ -64,7 +64,7 @@ int passthroughfs_describe(struct passthroughfs *pt, struct host_inode *parent, 
                            bool may_block, struct host_inode **inode, struct fuse_entry_out *entry)
 {
     struct statx stat;
-    int err = host_stat(fd, &stat);
+    int err = may_block ? host_stat(fd, &stat) : host_stat_nowait(fd, &stat); /* the name may lead to another mount */
 
     if (!err)
         err = inode_remember(&pt->inodes, parent, name, fd, &stat, may_block, inode);

@@ -207,7 +207,7 @@ int host_mount_walk(struct inode_table *table, struct host_mount *mount, int fla
     host_path_close(&parent);
     if (fd < 0) /* the directory that it was mounted on is gone, or a file is there now */
         return fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP ? -ESTALE : fd;
-    if (host_stat(fd, &stat) < 0 || !is_root_of(mount, &stat)) {
+    if (host_stat_nowait(fd, &stat) < 0 || !is_root_of(mount, &stat)) {
         close(fd);
         return -ESTALE;
     }

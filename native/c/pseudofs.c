@@ -64,7 +64,7 @@ static int describe(struct fuse_request *request, uint64_t id, struct fuse_entry
      * touched any more. */
     mounted = fuse_enter(pseudo->server, context, (uint64_t)node->mount << FUSE_ID_BITS);
     if (mounted) {
-        err = mounted->type->describe_root(mounted, entry);
+        err = mounted->type->describe_root(mounted, request->may_block, entry);
         entry->entry_valid = MOUNT_VALID_S;
         entry->entry_valid_nsec = 0;
     }
@@ -96,6 +96,8 @@ static int64_t lookup(struct fuse_server *server, struct fuse_request *request)
     if (!child) /* an error, not node id 0: the driver must not remember that there was none */
         return -ENOENT;
     err = describe(request, child, &entry);
+    if (err == -EAGAIN && !request->may_block)
+        return fuse_to_pool(request, FUSE_WAIT_HOST);
     return err ? err : fuse_reply(request, &entry, sizeof(entry));
 }
 
@@ -188,7 +190,7 @@ static int64_t listxattr_(struct fuse_server *server, struct fuse_request *reque
 
 static void free_pseudofs(struct fuse_fs *fs) { free(fs); }
 
-static int describe_root(struct fuse_fs *fs, struct fuse_entry_out *entry)
+static int describe_root(struct fuse_fs *fs, bool may_block, struct fuse_entry_out *entry)
 {
     *entry = (struct fuse_entry_out){ .nodeid = FUSE_ROOT_ID };
     fill_attr((struct pseudofs *)fs, FUSE_ROOT_ID, &entry->attr);

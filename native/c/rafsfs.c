@@ -11,7 +11,7 @@ static int64_t flush(struct fuse_server *server, struct fuse_request *request)
     return server->profile == FUSE_PROFILE_IMMUTABLE ? -ENOSYS : 0;
 }
 
-static int describe_root(struct fuse_fs *fs, struct fuse_entry_out *entry)
+static int describe_root(struct fuse_fs *fs, bool may_block, struct fuse_entry_out *entry)
 {
     const struct rafsfs *rafsfs = (const struct rafsfs *)fs;
     struct rafs_inode inode;

@@ -47,3 +47,15 @@ def clean_mounts(below: Path) -> Iterator[None]:
         points = [line.split()[4] for line in lines]
         for point in reversed([p for p in points if p.startswith(f"{below}/")]):
             umount(Path(point), MNT_DETACH)
+
+
+@contextmanager
+def hanging(target: Path) -> Iterator[None]:
+    """A file system that answers nothing, until the block ends: FUSE with nobody behind it."""
+    fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        mount("hanging", target, "fuse", data=f"fd={fd},rootmode=40000,user_id=0,group_id=0")
+        yield
+    finally:
+        os.close(fd)  # who waits gets an error
+        umount(target, MNT_DETACH)

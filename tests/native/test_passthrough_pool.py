@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.native.host_mounts import clean_mounts, umount
+from tests.native.host_mounts import clean_mounts, hanging, mount, umount
 from tests.native.rig import BuiltImage, Rig, until
 from tests.native.share import Share, same_attr
 from virtqueue import fuse_abi as abi
@@ -198,3 +198,31 @@ def test_a_release_waits_behind_nothing_of_the_frozen(share: Share) -> None:
     client.release(on_disk.nodeid, fh)
     assert share.facts().open_files == 0
     assert (share.source / "disk" / "file").read_bytes() == b"ON the disk"
+
+
+def test_the_root_of_a_share_that_is_not_local_is_looked_up_by_the_pool(tmp_path: Path) -> None:
+    """Of a file system that is not known to be a disk's or memory's, any answer may take long."""
+    (tmp_path / "source").mkdir()
+    with clean_mounts(tmp_path):
+        mount("proc", tmp_path / "source", "proc")
+        with Share(tmp_path / "source", path="/share") as share:
+            before = pool_runs(share)
+            assert share.client.lookup(abi.ROOT_NODEID, b"share").nodeid == share.root
+            assert pool_runs(share) == before + 1
+
+
+def test_a_mount_that_answers_nothing_is_left_to_the_pool(share: Share) -> None:
+    """Its root is found in the kernel's caches, but what it is like has to be asked."""
+    client = share.client
+    (share.source / "volume").mkdir()
+    with hanging(share.source / "volume"):
+        waiting = [
+            client.submit(Opcode.LOOKUP, share.root, b"volume\0", reply_size=abi.ENTRY_OUT_SIZE)
+            for _ in range(2 * POOL_THREADS)
+        ]
+        for _ in range(20):
+            same_attr(client.lookup(share.root, b"file").attr, share.source / "file")
+        assert client.in_flight == len(waiting)
+    for unique in waiting:
+        with pytest.raises(OSError):
+            client.wait(unique)

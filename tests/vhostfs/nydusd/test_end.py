@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.native.host_mounts import hanging
 from tests.vhostfs.conftest import BuiltImage
 from tests.vhostfs.nydusd.daemon_process import (
     NYDUSD,
@@ -23,6 +24,7 @@ from tests.vhostfs.nydusd.daemon_process import (
     wait_go,
 )
 from tests.vhostfs.test_daemon import Guest
+from virtqueue.fuse_abi import Opcode
 
 #: Kata waits 5 s; we mean to need less than one, and leave a loaded machine some more.
 LIMIT_S = 4.0
@@ -128,6 +130,22 @@ def test_while_a_thread_hangs(image: BuiltImage, tmp_path: Path) -> None:
             assert time.monotonic() < deadline
         check_end(nydusd)
         assert "giving up" in nydusd.log
+
+
+def test_while_a_host_directory_hangs(image: BuiltImage, tmp_path: Path) -> None:
+    """A network file system below the share does not answer: all threads that may block wait for it."""
+    (tmp_path / "volume").mkdir()
+    with hanging(tmp_path / "volume"), running(tmp_path, image) as nydusd:
+        mount(nydusd, image)
+        with closing(Guest(str(nydusd.sock))) as guest:
+            share = guest.fuse.walk(b"/containers").nodeid
+            waiting = [
+                guest.fuse.submit(Opcode.LOOKUP, share, b"volume\0", reply_size=128) for _ in range(40)
+            ]
+            assert guest.read(b"/rafs/a/lowerdir/dir/file1") == b"content 1\n"
+            assert nydusd.call("DELETE", "/api/v1/mount?mountpoint=/rafs/a/lowerdir") == (204, None)
+            assert guest.fuse.in_flight == len(waiting)
+            check_end(nydusd)
 
 
 def open_pipes(nydusd: Nydusd) -> list[str]:
