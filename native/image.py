@@ -126,6 +126,15 @@ class Image(Handle):
             nid, out.mode, out.uid, out.gid, out.size, out.mtime, out.mtime_nsec, out.nlink, out.rdev
         )
 
+    def inode_offset(self, nid: int) -> int:
+        """Where in the file the record of an inode stands."""
+        return check(lib.vfs_image_offset(self.c, nid), f"nid {nid}")
+
+    def inode_digest(self, nid: int) -> bytes | None:
+        """The digest that v5 keeps with an inode (format specification, 4.7); None in v6."""
+        pointer = lib.vfs_image_digest(self.c, nid)
+        return None if pointer == ffi.NULL else bytes(ffi.buffer(pointer, 32))
+
     def lookup(self, nid: int, name: bytes) -> int:
         """Nid of `name` in directory `nid`. Raises FileNotFoundError."""
         out = ffi.new("uint64_t *")

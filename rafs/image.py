@@ -16,6 +16,8 @@ from rafs.chunk_table import BootstrapChunks, check_chunks
 
 __all__ = ["Dirent", "Extent", "Image", "ImageError", "Inode"]
 
+#: far more than Linux takes in one call; it bounds what a chain of directories costs
+MAX_PATH = 32768
 #: a dirent of v6 and a name of one byte; those of v5 are larger
 _SMALLEST_ENTRY = 13
 
@@ -34,25 +36,33 @@ class Image(dataplane.Image):
     def walk(self) -> Iterator[tuple[bytes, Inode]]:
         """Every path (root first, as b"/") with its inode, parents before children, names in order.
 
-        Each name of a hard link is an entry. Raises OSError(EUCLEAN) on a directory that contains itself, or
-        whose entries are those of another one too.
+        Each name of a hard link is an entry. Raises OSError(EUCLEAN) on a directory that has two names, or
+        more entries than there is room for, and OSError(ENAMETOOLONG) on a path over MAX_PATH bytes.
         """
         room = self.size // _SMALLEST_ENTRY
-        pending = [(b"/", self.root_nid, frozenset[int]())]
+        directories: set[int] = set()
+        pending = [(b"/", b"", self.root_nid)]  # (folder, name, nid): paths are made when their turn comes
         while pending:
-            path, nid, above = pending.pop()
+            above, name, nid = pending.pop()
+            path = above + name
             inode = self.inode(nid)
             yield path, inode
             if not stat.S_ISDIR(inode.mode):
                 continue
-            if nid in above:
-                raise OSError(errno.EUCLEAN, f"directory {path!r} contains itself")
-            children = [entry for entry in self.readdir(nid) if entry.name not in (b".", b"..")]
-            room -= len(children)
-            if room < 0:
-                raise OSError(errno.EUCLEAN, f"directory {path!r} has names that others have too")
-            for entry in reversed(children):
-                pending.append((path.rstrip(b"/") + b"/" + entry.name, entry.nid, above | {nid}))
+            if nid in directories:
+                raise OSError(errno.EUCLEAN, f"directory {path[:100]!r} has another name too")
+            directories.add(nid)
+            if len(path) > MAX_PATH:
+                raise OSError(errno.ENAMETOOLONG, f"the path {path[:100]!r}... has over {MAX_PATH} bytes")
+            folder = path if path == b"/" else path + b"/"
+            children = []
+            for entry in self.readdir(nid):
+                if entry.name not in (b".", b".."):
+                    children.append((folder, entry.name, entry.nid))
+                    room -= 1
+                    if room < 0:
+                        raise OSError(errno.EUCLEAN, f"directory {path[:100]!r} has entries of others too")
+            pending += reversed(children)
 
     def blob(self, index: int) -> BlobRecord:
         """Entry `index` of the blob table, checked. Raises ImageCorrupt, ImageUnsupported, IndexError."""

@@ -10,20 +10,24 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from vhostfs import cli_build, cli_merge, cli_serve
+from vhostfs import cli_build, cli_check, cli_inspect, cli_merge, cli_serve, cli_unpack
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (2: it makes no sense)."""
     parser = argparse.ArgumentParser(
         prog="vhostfs",
-        description="Build RAFS (Nydus) images, and serve them to virtual machines over virtio-fs.",
+        description="Build, check and unpack RAFS (Nydus) images, and serve them to virtual machines over "
+        "virtio-fs.",
     )
     parser.add_argument("--version", action="version", version=f"vhostfs {version('vhostfs')}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     cli_build.add_parser(subparsers)
     cli_merge.add_parser(subparsers)
     cli_serve.add_parser(subparsers)
+    cli_check.add_parser(subparsers)
+    cli_inspect.add_parser(subparsers)
+    cli_unpack.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status

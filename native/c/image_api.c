@@ -86,6 +86,23 @@ int vfs_image_inode(const struct vfs_image *image, uint64_t nid, struct vfs_inod
     return 0;
 }
 
+int64_t vfs_image_offset(const struct vfs_image *image, uint64_t nid)
+{
+    struct rafs_inode inode;
+    int err = rafs_inode_read(&image->rafs, nid, &inode);
+
+    return err ? err : (int64_t)inode.offset;
+}
+
+const uint8_t *vfs_image_digest(const struct vfs_image *image, uint64_t nid)
+{
+    struct rafs_inode inode;
+
+    if (image->rafs.version != 5 || rafs_inode_read(&image->rafs, nid, &inode))
+        return NULL;
+    return image->rafs.base + inode.offset + offsetof(struct rafs_v5_inode, digest);
+}
+
 static int directory(const struct vfs_image *image, uint64_t nid, struct rafs_inode *inode)
 {
     int err = rafs_inode_read(&image->rafs, nid, inode);

@@ -87,6 +87,7 @@ int rafs5_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_i
     if (raw->ino != nid || raw->mode > UINT16_MAX || raw->size > INT64_MAX || raw->mtime_nsec >= 1000000000u)
         return -EUCLEAN;
     is_link = S_ISLNK(raw->mode);
+    inode->offset = (uint64_t)((const uint8_t *)raw - image->base);
     inode->mode = (uint16_t)raw->mode;
     inode->size = is_link ? raw->symlink_size : raw->size;
     inode->mtime = raw->mtime;

@@ -82,6 +82,7 @@ int rafs6_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_i
     icount = raw[2] | raw[3] << 8;
     if (format & ~0xFu)
         return -EOPNOTSUPP;
+    inode->offset = offset;
     inode->layout = (format >> 1) & 7;
     size = format & 1 ? sizeof(struct erofs_inode_extended) : sizeof(struct erofs_inode_compact);
     err = format & 1 ? decode_extended(image, offset, inode) : decode_compact(image, offset, inode);

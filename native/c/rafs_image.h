@@ -69,6 +69,7 @@ static inline const void *rafs_at(const struct rafs_image *image, uint64_t offse
 
 struct rafs_inode {
     uint64_t nid;
+    uint64_t offset; /* of its record in the image */
     uint64_t size;
     uint64_t mtime;
     uint32_t mtime_nsec;

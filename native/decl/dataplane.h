@@ -151,6 +151,8 @@ int vfs_image_chunks(const struct vfs_image *image, uint32_t blob_index, struct 
 void vfs_image_chunks_free(struct rafs_chunk_record *records);
 const uint8_t *vfs_image_prefetch_table(const struct vfs_image *image);                /* le32 nids */
 int vfs_image_inode(const struct vfs_image *image, uint64_t nid, struct vfs_inode *inode);
+int64_t vfs_image_offset(const struct vfs_image *image, uint64_t nid);       /* of the inode's record in the file */
+const uint8_t *vfs_image_digest(const struct vfs_image *image, uint64_t nid); /* v5: the inode's, 32 bytes; else NULL */
 int vfs_image_lookup(const struct vfs_image *image, uint64_t nid, const char *name, size_t length, uint64_t *child);
 int vfs_image_dirent(const struct vfs_image *image, uint64_t nid, uint64_t cookie, struct vfs_dirent *entry); /* 1, 0 at the end */
 int vfs_image_xattr(const struct vfs_image *image, uint64_t nid, uint32_t offset, struct vfs_xattr *xattr);   /* 1, 0 at the end */

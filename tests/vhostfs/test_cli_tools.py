@@ -1,0 +1,78 @@
+"""`vhostfs check`, `inspect` and `unpack` from the outside: output and exit status."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from vhostfs.__main__ import main
+
+
+@pytest.fixture
+def image(fixtures_dir: Path) -> list[str]:
+    folder = fixtures_dir / "rafs-v5-lz4"
+    return [str(folder / "image.boot"), "--blob-dir", str(folder)]
+
+
+def test_check(image: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", *image]) == 0
+    assert capsys.readouterr().out == "sound: 54 names, 52 inodes, 23 chunks verified\n"
+    assert main(["check", image[0]]) == 0
+    assert "no blobs (--blob-dir)" in capsys.readouterr().out
+    assert main(["check", image[0], "--blob-dir", str(tmp_path), "--json", "--max-faults", "1"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert not report["sound"] and len(report["faults"]) == 1 and report["counts"]["names"] == 54
+    assert "no such file" in report["faults"][0]["what"]
+
+
+def test_inspect(image: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", image[0]]) == 0
+    out = capsys.readouterr().out
+    assert "RAFS v5" in out and "7334a2594e133cf8ae364189c2276b090fc490c627bcc3fb" in out
+    assert main(["inspect", image[0], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["blobs"][0]["chunk_count"] == 23
+    assert main(["inspect", image[0], "--path", "/hardlink-test/foo", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["size"], facts["links"], len(facts["chunks"])) == (944, 3, 1)
+    assert main(["inspect", image[0], "--path", "/symlink-test/foo1"]) == 0
+    assert "to ../../fc/foo" in capsys.readouterr().out
+    assert main(["inspect", image[0], "--chunks", "0", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 23
+    assert main(["inspect", image[0], "--chunks", "1"]) == 2
+    assert "the image has no blob '1', it has 1" in capsys.readouterr().err
+
+
+def test_unpack(image: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["unpack", *image, "--directory", str(tmp_path / "tree")]) == 0
+    assert "53 names, 7.3 MiB of data" in capsys.readouterr().err
+    assert (tmp_path / "tree" / "symlink-test" / "foo1").is_symlink()
+    assert main(["unpack", *image, "--tar", str(tmp_path / "image.tar")]) == 0
+    with tarfile.open(tmp_path / "image.tar") as archive:
+        assert len(archive.getnames()) == 54
+
+
+@pytest.mark.parametrize("command", ["check", "inspect", "unpack"])
+def test_what_is_no_image(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--directory", str(tmp_path / "to"), "--blob-dir", str(tmp_path)] if command == "unpack" else []
+    (tmp_path / "text").write_bytes(b"text" * 5000)
+    for name, status, said in (("text", 1, "not a RAFS v6 bootstrap"), ("none", 2, "No such file")):
+        with pytest.raises(SystemExit) as caught:
+            main([command, str(tmp_path / name), *more])
+        assert caught.value.code == status
+        assert said in capsys.readouterr().err
+
+
+def test_an_archive_that_cannot_be_finished(
+    image: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "image.tar"
+    with pytest.raises(SystemExit):
+        main(["unpack", image[0], "--blob-dir", str(tmp_path), "--tar", str(archive)])
+    assert "no such file in" in capsys.readouterr().err and not archive.exists()
+    archive.write_text("mine")
+    with pytest.raises(SystemExit):
+        main(["unpack", *image, "--tar", str(archive)])
+    assert archive.read_text() == "mine"

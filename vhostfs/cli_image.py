@@ -1,0 +1,75 @@
+"""What commands that read a finished image have in common: arguments, errors, a progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rafs.filesystem import Filesystem
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+#: exit status: the image is not what it should be; it could not be looked at
+FAULTY, FAILED = 1, 2
+
+
+def add_image_arguments(parser: argparse.ArgumentParser, *, needs_blobs: bool) -> None:
+    """BOOTSTRAP and --blob-dir."""
+    parser.add_argument("bootstrap", metavar="BOOTSTRAP", type=Path, help="metadata file of the image")
+    parser.add_argument(
+        "--blob-dir",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        default=[],
+        required=needs_blobs,
+        help="directory of data blobs, named by their ids; may be given more than once",
+    )
+
+
+@contextmanager
+def opened_image(command: str, args: argparse.Namespace) -> Iterator[Filesystem]:
+    """The image of the arguments. What is wrong with it ends the program with a sentence on stderr."""
+    import rafs
+    from rafs.errors import RafsError
+
+    try:
+        with rafs.open(args.bootstrap, args.blob_dir) as filesystem:
+            yield filesystem
+    except (RafsError, OSError) as error:
+        fail(command, error)
+
+
+def fail(command: str, error: Exception) -> None:
+    """Say what went wrong, and end with FAILED, or FAULTY where the image is to blame."""
+    from rafs.errors import RafsError
+
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+    print(f"vhostfs {command}: {text}", file=sys.stderr)
+    is_image = isinstance(error, RafsError) and error.fault == "image"
+    raise SystemExit(FAULTY if is_image else FAILED) from None
+
+
+@contextmanager
+def byte_progress(description: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Yield what to tell (done, total or None) to; shown on stderr if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(description, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
