@@ -33,8 +33,7 @@ def run(
 ) -> None:
     folder = work / "share"
     folder.mkdir()
-    flag = "-g" if "writeback" in options else ""
-    script = f"fsx {flag} $SHARE {seed} {operations}"
+    script = f"fsx $SHARE {seed} {operations}"
     files = {"/bin/fsx": program}
     result = run_on_share(
         guest, folder, script, work, files=files, share_options=options, timeout_s=timeout_s

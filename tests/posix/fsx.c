@@ -1,6 +1,5 @@
 /*
- * fsx [-g] FOLDER SEED OPERATIONS [FILES]: random operations on FILES files (4) against copies of them in memory.
- * -g: the kernel gathers writes, and looks for holes where it has not written them yet (FUSE does).
+ * fsx FOLDER SEED OPERATIONS [FILES]: random operations on FILES files (4) against copies of them in memory.
  *
  * Reads, writes, mappings, truncation, fallocate in its modes, copies within and between files, renames and links,
  * closing and opening with other flags, fsync, dropping the kernel's caches. After each operation what was read is
@@ -17,7 +16,6 @@
 
 static struct file files[MAX_FILES];
 static unsigned file_count = 4;
-bool gathers_writes;
 static uint64_t state;
 static char history[HISTORY][128];
 static uint64_t step;
@@ -87,10 +85,6 @@ int main(int argc, char **argv)
 {
     uint64_t count;
 
-    if (argc > 1 && !strcmp(argv[1], "-g")) {
-        gathers_writes = true;
-        argc--, argv++;
-    }
     if (argc < 4 || argc > 5 || chdir(argv[1]))
         return 2;
     state = strtoull(argv[2], NULL, 0) * 2 + 1;

@@ -21,8 +21,6 @@ struct file {
     size_t size;
 };
 
-extern bool gathers_writes; /* -g */
-
 uint64_t random_below(uint64_t limit);
 /* What the step does, for who reads of a failure. */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));

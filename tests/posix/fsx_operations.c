@@ -331,13 +331,15 @@ void fsx_rename(struct file *file, struct file *other)
     memcpy(file->name, name, sizeof(name));
 }
 
-/* What SEEK_DATA skips has to be zero, and the end has to be where it is. */
+/* What SEEK_DATA skips has to be zero, and the end has to be where it is. FUSE asks the device, which
+ * knows nothing of pages that were changed by a mapping (or of any, where writes are gathered) and are
+ * not written yet. */
 void fsx_holes(struct file *file, struct file *other)
 {
     off_t at = 0;
 
     note("holes %s", file->name);
-    if (gathers_writes && fsync(file->fd))
+    if (fsync(file->fd))
         fail("%s: fsync: %s", file->name, strerror(errno));
     while ((size_t)at < file->size) {
         off_t data = lseek(file->fd, at, SEEK_DATA);
