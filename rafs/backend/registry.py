@@ -17,7 +17,7 @@ from rafs.backend.remote import http_options, make_routes
 from rafs.errors import BackendConfigError, BlobNotFound
 from rafs.registry.client import RegistryClient
 from rafs.registry.credentials import Credentials
-from rafs.registry.reference import registry_host
+from rafs.registry.reference import is_host, registry_host
 from rafs.secret import Secret
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -28,17 +28,13 @@ class RegistryBackend:
 
     def __init__(self, pool: HttpPool, config: Registry) -> None:
         """Connects to nothing yet. Raises BackendConfigError."""
+        if not is_host(config.host):
+            raise BackendConfigError("registry.host: it is no host, with or without a port")
         host = registry_host(config.host)
-        try:
-            base = f"{config.scheme}://{host}"
-            if urlsplit(base).netloc != host or not urlsplit(base).hostname:
-                raise ValueError
-        except ValueError:
-            raise BackendConfigError("registry.host: it is no host with or without a port") from None
+        base = f"{config.scheme}://{host}"
         self._pool = pool
         self._config = config
         self._base = base
-        self._proxy = config.proxy
         self._credentials = Credentials(host, config.repo, auth=config.auth.reveal() if config.auth else "")
         self._client = RegistryClient(
             pool,
@@ -48,7 +44,7 @@ class RegistryBackend:
             options=http_options(config),
             credentials=self._credentials,
             fixed_token=config.registry_token.reveal() if config.registry_token else "",
-            routes=make_routes(pool, config, base, self._proxy),
+            routes=make_routes(pool, config, base, config.proxy),
             redirect=self._redirected,
         )
 

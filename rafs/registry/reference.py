@@ -81,6 +81,11 @@ def registry_host(host: str) -> str:
     return _HUB_HOST if host in _HUB_NAMES else host
 
 
+def is_host(text: str) -> bool:
+    """Whether it is a host, with or without a port."""
+    return bool(_HOST.fullmatch(text))
+
+
 def default_scheme(host: str) -> str:
     """https, but http on this machine, as other clients have it."""
     name = host.rsplit(":", 1)[0] if not host.endswith("]") else host

@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -27,9 +28,13 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
 class HttpServer:
-    """An application on a free port of this machine, for the time of an `async with`."""
+    """An application on a free port of this machine, for the time of an `async with`.
+
+    With `tls` set before, it speaks TLS.
+    """
 
     def __init__(self) -> None:
+        self.tls: ssl.SSLContext | None = None
         self.app = web.Application(client_max_size=1 << 30)
         self.port = 0
 
@@ -39,14 +44,15 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}"
+        return f"{'https' if self.tls else 'http'}://{self.host}"
 
     async def start(self, port: int = 0) -> None:
         self._runner = web.AppRunner(
             self.app, shutdown_timeout=0.1, handler_cancellation=True, access_log=None
         )
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", port, backlog=1024).start()
+        site = web.TCPSite(self._runner, "127.0.0.1", port, backlog=1024, ssl_context=self.tls)
+        await site.start()
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
