@@ -28,7 +28,7 @@ from tests.guest.backend import BackendError, Image, Statistics, run_on_image
 from tests.guest.kernel import KernelError
 from tests.guest.programs import ProgramError
 from tests.guest.vm import Guest, GuestError, Result
-from vhostfs.cli_build import format_size
+from vhostfs.sizes import format_size
 
 WORK = debian.REPO / "build" / "demo"
 

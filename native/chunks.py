@@ -112,6 +112,10 @@ class Blob(Handle):
         complete = lib.vfs_blob_complete_in_memory if in_memory else lib.vfs_blob_complete
         complete(self._store.c, self.c, first, count)
 
+    def unclaim(self, first: int, count: int) -> None:
+        """Others may have completed the chunks: who waits looks again, and asks for what is not there."""
+        lib.vfs_blob_unclaim(self._store.c, self.c, first, count)
+
     def fail(self, first: int, count: int) -> None:
         """The chunks could not be had: ABSENT again, and who waits is answered EIO."""
         lib.vfs_blob_fail(self._store.c, self.c, first, count)

@@ -2,6 +2,8 @@
 
     upcalls = Upcalls(ChunkStore())
     upcalls.start()                                 # on the event loop
+    cache_dir = CacheDir(path)
+    cache_dir.join(CacheLimits(quota=10 << 30))
     store = BlobStore(cache_dir, backend, upcalls, FetchResources())
     store.start()
     blob = await store.open_blob(record)            # blob.native is what the data plane takes
@@ -21,19 +23,21 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from native.dataplane import Blob
 from rafs.backend import BlobBackend
 from rafs.blob_record import BlobRecord
 from rafs.blob_tail import BlobTail, Digests, Tail
-from rafs.cache import CachedBlob, CacheDir
+from rafs.cache import CachedBlob
+from rafs.cache_dir import CacheDir
 from rafs.chunk_table import BootstrapChunks, ChunkTable
 from rafs.errors import ImageCorrupt, RafsError
-from rafs.fetch import Fetcher, FetchResources, OpenBlob
+from rafs.fetch import Fetcher, FetchResources
+from rafs.governor import COUNT_INTERVAL_S
+from rafs.open_blob import OpenBlob
 from rafs.prefetch.options import PrefetchOptions
 from rafs.prefetch.plan import Stage
 from rafs.prefetch.prefetcher import Prefetcher
@@ -47,22 +51,21 @@ SETTLE_DEADLINE_S = 0.5
 
 
 class BlobStore:
-    """See the module. `upcalls` and `resources` are the caller's, and shared."""
+    """See the module. `cache_dir` (joined), `upcalls` and `resources` are the caller's, and shared."""
 
     def __init__(
         self,
-        cache_dir: Path,
+        cache_dir: CacheDir,
         backend: BlobBackend,
         upcalls: Upcalls,
         resources: FetchResources,
-        *,
-        boot_id: str | None = None,
     ) -> None:
-        self._cache_dir = CacheDir(cache_dir, boot_id=boot_id)
+        self._cache_dir = cache_dir
+        self._governor = cache_dir.governor
         self._backend = backend
         self._upcalls = upcalls
         self._pool = resources.pool
-        self._fetcher = Fetcher(backend, resources)
+        self._fetcher = Fetcher(backend, resources, cache_dir.governor)
         self._blobs: dict[str, OpenBlob] = {}
         self._opening: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._prefetchers: set[Prefetcher] = set()
@@ -70,7 +73,7 @@ class BlobStore:
         self._settling: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to put quiet blobs on disk, on the running loop."""
+        """Begin to put quiet blobs on disk and to tend the cache directory, on the running loop."""
         self._settling = asyncio.get_running_loop().create_task(self._settle_now_and_then())
 
     async def open_blob(
@@ -106,12 +109,14 @@ class BlobStore:
         except asyncio.CancelledError:
             opening.add_done_callback(_close_cache)  # a thread cannot be cancelled
             raise
-        tail: Tail
-        if isinstance(digests, BootstrapChunks):
-            tail = ChunkTable(cache, self._pool, digests)
-        else:
-            tail = BlobTail(cache, self._backend, self._pool, digests)
-        try:
+        with ExitStack() as undo:
+            undo.callback(cache.close)
+            tail: Tail
+            if isinstance(digests, BootstrapChunks):
+                tail = ChunkTable(cache, self._pool, digests)
+            else:
+                tail = BlobTail(cache, self._backend, self._pool, digests)
+            undo.callback(tail.close)
             meta = await tail.load_meta()
             native = Blob(
                 self._upcalls.chunks,
@@ -121,11 +126,12 @@ class BlobStore:
                 chunk_count=record.chunk_count,
                 uncompressed_size=record.uncompressed_size,
             )
-        except BaseException:
-            tail.close()
-            cache.close()
-            raise
-        _forget_doubtful(tail, native)
+            undo.callback(native.close)
+            _forget_doubtful(tail, native)
+            space = self._governor.open(cache, native, meta)
+            undo.callback(self._governor.close, space)
+            await asyncio.to_thread(self._governor.adopt, space)
+            undo.pop_all()
         if cache.in_doubt:
             self._in_doubt += cache.in_doubt
             log.warning(
@@ -134,7 +140,7 @@ class BlobStore:
                 record.blob_id,
                 cache.in_doubt,
             )
-        return OpenBlob(native, meta, cache, tail)
+        return OpenBlob(native, meta, cache, space, tail)
 
     async def close_blob(self, blob: OpenBlob) -> None:
         """One user less; with the last one, the blob is put on disk and closed."""
@@ -147,6 +153,7 @@ class BlobStore:
         del self._blobs[blob.blob_id]
         self._upcalls.remove(blob.native.handle)
         await self._fetcher.stop(blob)
+        await asyncio.to_thread(self._governor.close, blob.space)
         blob.native.close()
         blob.tail.close()
         await _within(SETTLE_DEADLINE_S, lambda: _settle_and_close(blob.cache))
@@ -189,7 +196,10 @@ class BlobStore:
         await asyncio.gather(*(self._close(blob) for blob in list(self._blobs.values())))
 
     def statistics(self) -> dict[str, int]:
-        """Return the fetcher's statistics, `open_blobs`, and `in_doubt_chunks` found after unclean stops."""
+        """Return the fetcher's statistics, `open_blobs`, and `in_doubt_chunks` found after unclean stops.
+
+        Those of the cache directory are its governor's.
+        """
         own = {"open_blobs": len(self._blobs), "in_doubt_chunks": self._in_doubt}
         return self._fetcher.statistics() | own
 
@@ -197,7 +207,9 @@ class BlobStore:
 
     async def _settle_now_and_then(self) -> None:
         while True:
-            await asyncio.sleep(SETTLE_INTERVAL_S)
+            for _ in range(round(SETTLE_INTERVAL_S / COUNT_INTERVAL_S)):
+                await asyncio.sleep(COUNT_INTERVAL_S)
+                await asyncio.to_thread(self._governor.tend)
             await self.settle()
 
     async def settle(self) -> None:

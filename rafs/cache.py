@@ -5,10 +5,11 @@
     <id>.blob.data.unsynced    there are READY bits whose data may not be on the disk (`unsynced.py`)
     <id>.blob.meta .digest .toc   metadata of the blob, written once, by rename
     <id>.blob.chunks           RAFS v5, which has none of these: what images say (`chunk_table.py`)
+    vhostfs.lock               who may evict: one process alone, or nobody while several use the directory
 
-`CacheDir.open` gives a `CachedBlob` with the two open descriptors that the data plane maps. The READY bits
-are the data plane's; here they are looked at only before it has them. Several processes, nydusd among them,
-may use the directory, and files may be deleted by others at any time. The rules:
+`CacheDir.open` (`cache_dir.py`) gives a `CachedBlob` with the two open descriptors that the data plane maps.
+The READY bits are the data plane's; here they are looked at only before it has them. Several processes,
+nydusd among them, may use the directory, and files may be deleted by others at any time. The rules:
 
 - Whoever opens a blob locks its data file (flock) until the files are known to fit together; nydusd does not
   take part in the lock, and what it does at the same time (set a length, write the same header) is harmless.
@@ -16,6 +17,10 @@ may use the directory, and files may be deleted by others at any time. The rules
   process that still has the old pair open goes on setting bits in the old map, which nobody else sees.
 - A data file that was deleted and made anew while we set up is noticed at the end, and we start again.
 - Data is written completely before its READY bit is set; an error in between (ENOSPC) leaves the bit clear.
+- Who has a blob open holds a shared lock (flock) on its map, the lease: `inventory.py` removes no such blob.
+- READY bits are cleared by the owner of the directory alone (`owner=True`), and are of no use to nydusd's
+  habit of writing "all ready" into the header for ever: a nydusd must not share the directory while an owner
+  evicts. Before or after it may.
 - Data without a READY bit is never trusted, but `read_unmarked` offers it to be verified by digest: after
   power loss, after a lost map, after a kill between the two writes.
 
@@ -27,10 +32,11 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from native.dataplane import Blob
 from native.rafs_v6 import (
     RAFS_CHUNK_MAP_ALL_READY,
     RAFS_CHUNK_MAP_HEADER_SIZE,
@@ -40,40 +46,16 @@ from native.rafs_v6 import (
 from native.records import Record
 from rafs.blob_meta import Chunk
 from rafs.blob_record import BlobRecord
+from rafs.chunk_state import Run
 from rafs.codec import Buffer
 from rafs.errors import CacheError, cache_error
-from rafs.unsynced import UnsyncedMarker, is_same_file, read_boot_id, sync_directory
+from rafs.unsynced import UnsyncedMarker, is_same_file, sync_directory
 
 _MAP_HEADER = Record("rafs_chunk_map_header")
+_GENERATION_AT = 16  # its field eviction_generation, which only ever rises (native/c/chunk_area.h)
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _MODE = 0o600
-
-
-class CacheDir:
-    """A cache directory; made when it does not exist. `boot_id` stands in for the machine's in tests."""
-
-    def __init__(self, path: Path, *, boot_id: str | None = None) -> None:
-        self.path = path
-        self._boot_id = boot_id or read_boot_id()
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise cache_error(f"cannot make the cache directory {path}", error) from error
-
-    def open(self, record: BlobRecord) -> CachedBlob:
-        """Open or create the files of one blob. Raises CacheError when what is there cannot be its cache."""
-        blob = CachedBlob(self.path, record, self._boot_id)
-        try:
-            blob.open_files()
-        except OSError as error:
-            blob.close()
-            raise cache_error(
-                f"cannot open the cache of blob {record.blob_id} in {self.path}", error
-            ) from error
-        except BaseException:
-            blob.close()
-            raise
-        return blob
+_BLOCK = 4096
 
 
 class CachedBlob:
@@ -84,8 +66,9 @@ class CachedBlob:
     `had_data`: the data file existed before, so `read_unmarked` may find something.
     """
 
-    def __init__(self, directory: Path, record: BlobRecord, boot_id: str) -> None:
+    def __init__(self, directory: Path, record: BlobRecord, boot_id: str, *, owner: bool) -> None:
         self.record = record
+        self._owner = owner
         self.data_fd = self.chunk_map_fd = -1
         self.in_doubt = 0
         self.had_data = False
@@ -95,7 +78,9 @@ class CachedBlob:
         self._marker = UnsyncedMarker(directory / f"{record.blob_id}.blob.data.unsynced", boot_id)
         self._lock = threading.Lock()  # of the marker
         self._fillers = 0
-        self._dirty = False
+        #: told of bytes that files other than the data file take on the disk since it is open
+        self.on_growth: Callable[[int], None] = lambda size: None
+        self._dirty = self._evicted = False
 
     # opening
 
@@ -107,6 +92,8 @@ class CachedBlob:
             if is_same_file(self.data_fd, self.data_path):
                 self._fit_data_file()
                 self._open_chunk_map()
+                fcntl.flock(self.chunk_map_fd, fcntl.LOCK_SH)  # the lease
+                os.utime(self.chunk_map_fd)  # when it was last used
                 self._marker.join(self._distrust_ready_bits)
                 if is_same_file(self.data_fd, self.data_path):
                     break
@@ -130,17 +117,21 @@ class CachedBlob:
 
     def _open_chunk_map(self) -> None:
         self.chunk_map_fd = os.open(self.chunk_map_path, _OPEN_FLAGS, _MODE)
-        size = os.fstat(self.chunk_map_fd).st_size
-        if size == 0:
-            os.ftruncate(self.chunk_map_fd, self._map_size)
+        status = os.fstat(self.chunk_map_fd)
+        if status.st_size not in (0, self._map_size):
+            raise self._not_a_map(f"has {status.st_size} bytes instead of {self._map_size}")
+        if status.st_blocks * 512 < self._map_size:
+            # a READY bit that finds no block when the disk is full would be a SIGBUS
+            os.posix_fallocate(self.chunk_map_fd, 0, self._map_size)
+        if status.st_size == 0:
             self._write_map_header()
             return
-        if size != self._map_size:
-            raise self._not_a_map(f"has {size} bytes instead of {self._map_size}")
         header = _MAP_HEADER.parse(os.pread(self.chunk_map_fd, _MAP_HEADER.size, 0))
         if header.magic == RAFS_CHUNK_MAP_MAGIC:
             if header.version >= 1 and header.magic2 != RAFS_CHUNK_MAP_MAGIC2:
                 raise self._not_a_map("has a wrong second magic number")
+            if self._owner and header.all_ready == RAFS_CHUNK_MAP_ALL_READY:
+                self._spell_out_all_ready()
         elif any(_pread_fully(self.chunk_map_fd, self._map_size, 0)):
             raise self._not_a_map("has no magic number")
         else:
@@ -155,8 +146,16 @@ class CachedBlob:
 
     def _write_map_header(self) -> None:
         header = _MAP_HEADER.pack(magic=RAFS_CHUNK_MAP_MAGIC, version=1, magic2=RAFS_CHUNK_MAP_MAGIC2)
-        _pwrite_fully(self.chunk_map_fd, header, 0)
+        _pwrite_fully(self.chunk_map_fd, header[:_GENERATION_AT], 0)  # others may read under that
         os.fsync(self.chunk_map_fd)  # bits without the header would be taken for a foreign file
+
+    def _spell_out_all_ready(self) -> None:
+        """Bits can be cleared, "all ready" cannot: readers look at it once."""
+        full, rest = divmod(self.record.chunk_count, 8)
+        bits = b"\xff" * full + (bytes([0xFF00 >> rest & 0xFF]) if rest else b"")
+        _pwrite_fully(self.chunk_map_fd, bits, RAFS_CHUNK_MAP_HEADER_SIZE)
+        os.fsync(self.chunk_map_fd)
+        self._write_map_header()
 
     def _distrust_ready_bits(self) -> None:
         bits = _pread_fully(self.chunk_map_fd, self._map_size, 0)
@@ -189,20 +188,47 @@ class CachedBlob:
     def prepare(self) -> None:
         """Make sure of the unsynced marker; READY bits may be set from now to the end of `filling`."""
         with self._lock:
+            if not self._marker.is_held:
+                self.on_growth(_BLOCK)
             try:
                 self._marker.hold()
             except OSError as error:
                 raise cache_error(f"cannot write {self.data_path}.unsynced", error) from error
 
-    def write(self, chunks: list[tuple[Chunk, Buffer]]) -> None:
-        """Write plain chunks to their place, completely, within `filling`. Raises CacheError."""
+    def try_prepare(self) -> None:
+        """`prepare` early, beside something slow; where it does not succeed, `write` tells."""
+        with suppress(CacheError):
+            self.prepare()
+
+    def write(self, chunk: Chunk, plain: Buffer) -> None:
+        """Write a plain chunk to its place, completely, within `filling`. Raises CacheError."""
         self.prepare()
         self._dirty = True
         try:
-            for chunk, plain in chunks:
-                _pwrite_fully(self.data_fd, plain, chunk.uncompressed_offset)
+            _pwrite_fully(self.data_fd, plain, chunk.uncompressed_offset)
         except OSError as error:
             raise cache_error(f"cannot write {self.data_path}", error) from error
+
+    def evict(self, native: Blob, runs: list[Run], holes: list[tuple[int, int]]) -> None:
+        """Clear READY bits and punch holes, (offset, length), for good: no power loss brings a bit back.
+
+        What `native.evict` asks of its caller holds here too. Raises CacheError.
+        """
+        try:
+            with self._lock:  # no `settle` in between
+                self._dirty = self._evicted = True
+                try:
+                    self._marker.hold()
+                except (
+                    OSError
+                ):  # the disk is full: no marker, so the bits are to be on the disk before the holes
+                    native.evict(runs, [])
+                    os.fdatasync(self.chunk_map_fd)
+                    native.evict([], holes)
+                else:
+                    native.evict(runs, holes)
+        except OSError as error:
+            raise cache_error(f"cannot evict from {self.data_path}", error) from error
 
     def read_unmarked(self, chunk: Chunk) -> bytes | None:
         """Return what the data file has in the place of a chunk that is not READY; the caller verifies it.
@@ -234,13 +260,21 @@ class CachedBlob:
                     self.data_path.exists() and not is_same_file(self.data_fd, self.data_path)
                 ):
                     return False
-                return self._marker.release(lambda: os.fdatasync(self.data_fd))
+                if not self._marker.release(self._sync_files):
+                    return False
+                self._evicted = False
+                return True
         except OSError as error:
             raise cache_error(f"cannot write {self.data_path} to disk", error) from error
 
+    def _sync_files(self) -> None:
+        os.fdatasync(self.data_fd)
+        if self._evicted:  # a READY bit that came back would be one over a hole
+            os.fdatasync(self.chunk_map_fd)
+
     def _sync_data(self) -> None:
         try:
-            os.fdatasync(self.data_fd)
+            self._sync_files()
         except OSError:
             with self._lock:
                 self._marker.spoil()
@@ -286,6 +320,7 @@ class CachedBlob:
                     _pwrite_fully(fd, content, 0)
                     if not verified_on_use:
                         os.fsync(fd)
+                    self.on_growth(os.fstat(fd).st_blocks * 512)
                 finally:
                     os.close(fd)
                 temporary.replace(path)

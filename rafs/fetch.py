@@ -17,97 +17,32 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
-from native.dataplane import Blob
 from rafs.backend import BlobBackend, read_exactly
-from rafs.blob_meta import BlobMeta, Chunk
-from rafs.blob_tail import DigestOf, Tail
-from rafs.cache import CachedBlob
+from rafs.blob_meta import Chunk
+from rafs.blob_tail import DigestOf
 from rafs.chunk_state import RangedRequest, Run, plan_requests, runs_of, sort_misses, split_work
-from rafs.codec import Compressor, chunk_digest, decode_chunk, verify_chunk
 from rafs.errors import BlobCorrupt, RafsError
 from rafs.fetch_resources import FetchLimits, FetchResources
+from rafs.fill import Outcome, decode, salvage
+from rafs.governor import Governor
+from rafs.open_blob import Batch, OpenBlob
 from rafs.prefetch.lane import Lane, Turn
 
-__all__ = ["FetchLimits", "FetchResources", "Fetcher", "OpenBlob"]
+__all__ = ["FetchLimits", "FetchResources", "Fetcher"]
 
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 
-@dataclass(eq=False)
-class OpenBlob:
-    """A blob that is served: its chunk states (`native`), records, cache files and metadata."""
-
-    native: Blob
-    meta: BlobMeta
-    cache: CachedBlob
-    tail: Tail
-    users: int = 1
-    said_unverified: bool = False
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    jobs: set[Future[object]] = field(default_factory=set)
-
-    @property
-    def blob_id(self) -> str:
-        return self.meta.record.blob_id
-
-
-class _Outcome:
-    """What one piece of work came to. Made in a thread, read on the loop."""
-
-    def __init__(self) -> None:
-        self.done: list[int] = []
-        self.failed: list[tuple[int, RafsError]] = []
-        self.unverified = 0
-
-
-class _Batch:
-    """Chunks of one blob that are PENDING in our name, until each is completed or failed.
-
-    `turn`: that of a prefetch, which has taken its part of the budget.
-    """
-
-    def __init__(
-        self, blob: OpenBlob, runs: Iterable[Run], counters: Counter[str], turn: Turn | None = None
-    ) -> None:
-        self.turn = turn
-        self._blob = blob
-        self._counters = counters
-        self._open = {index for first, count in runs for index in range(first, first + count)}
-        self.first_error: RafsError | None = None
-
-    def complete(self, chunk_idxs: Iterable[int]) -> None:
-        for first, count in runs_of(sorted(self._open.intersection(chunk_idxs))):
-            self._blob.native.complete(first, count)
-            self._open.difference_update(range(first, first + count))
-
-    def fail(self, chunk_idxs: Iterable[int], error: RafsError) -> None:
-        reason = str(error).removeprefix(f"blob {self._blob.blob_id}: ")
-        for first, count in runs_of(sorted(self._open.intersection(chunk_idxs))):
-            which = f"chunk {first}" if count == 1 else f"chunks {first}-{first + count - 1}"
-            log.error("blob %s %s: %s", self._blob.blob_id, which, reason)
-            self._counters["failed_chunks"] += count
-            self._drop(first, count)
-        self.first_error = self.first_error or error
-
-    def end(self) -> None:
-        """Fail without a word what nobody dealt with: the daemon or the mount is going away, or a bug."""
-        for first, count in list(runs_of(sorted(self._open))):
-            self._drop(first, count)
-
-    def _drop(self, first: int, count: int) -> None:
-        self._blob.native.fail(first, count)
-        self._open.difference_update(range(first, first + count))
-
-
 class Fetcher:
     """Fetches chunks of a back-end's blobs. All methods run on the event loop; threads decode and write."""
 
-    def __init__(self, backend: BlobBackend, resources: FetchResources) -> None:
+    def __init__(self, backend: BlobBackend, resources: FetchResources, governor: Governor) -> None:
         self._backend = backend
+        self._governor = governor
         self._pool = resources.pool
         self._ahead_pool = resources.ahead_pool
         self._limits = resources.limits
@@ -117,7 +52,7 @@ class Fetcher:
 
     def submit(self, blob: OpenBlob, runs: list[Run]) -> asyncio.Task[None]:
         """Fetch chunks that the data plane has made PENDING. Returns at once."""
-        batch = _Batch(blob, runs, self._counters)
+        batch = Batch(blob, runs, self._counters)
         return self._start(blob, batch, runs, urgent=True)
 
     async def fill(self, blob: OpenBlob, first: int, count: int) -> None:
@@ -134,7 +69,7 @@ class Fetcher:
             for start in parts:
                 part = blob.meta.described(start, min(step, first + count - start))
                 runs = [run for described in part for run in blob.native.claim(*described)]
-                batch = _Batch(blob, runs, self._counters)
+                batch = Batch(blob, runs, self._counters)
                 await self._start(blob, batch, runs, urgent=False)
                 if batch.first_error is not None:
                     raise batch.first_error
@@ -160,7 +95,7 @@ class Fetcher:
             wanted = runs_of(sorted(chunk.chunk_idx for chunk in chunks))
             runs = [run for first, count in wanted for run in blob.native.claim(first, count)]
             turn.chunks = sum(count for _, count in runs)
-            batch = _Batch(blob, runs, self._counters, turn)
+            batch = Batch(blob, runs, self._counters, turn)
             task = self._start(blob, batch, runs, urgent=False)
             try:
                 await asyncio.shield(task)
@@ -187,7 +122,7 @@ class Fetcher:
             **self.lane.statistics(),
         }
 
-    def _start(self, blob: OpenBlob, batch: _Batch, runs: list[Run], *, urgent: bool) -> asyncio.Task[None]:
+    def _start(self, blob: OpenBlob, batch: Batch, runs: list[Run], *, urgent: bool) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._serve(blob, batch, runs, urgent))
         blob.tasks.add(task)
 
@@ -198,7 +133,7 @@ class Fetcher:
         task.add_done_callback(done)
         return task
 
-    async def _serve(self, blob: OpenBlob, batch: _Batch, runs: list[Run], urgent: bool) -> None:
+    async def _serve(self, blob: OpenBlob, batch: Batch, runs: list[Run], urgent: bool) -> None:
         misses = sort_misses(runs, blob.meta, blob.native.is_ready)
         self._reuse(batch, misses.ready)
         for (first, count), error in misses.broken:
@@ -217,31 +152,23 @@ class Fetcher:
         except Exception:
             log.exception("blob %s: fetching %d chunks failed", blob.blob_id, len(wanted))
 
-    def _reuse(self, batch: _Batch, ready: Iterable[Run]) -> None:
+    def _reuse(self, batch: Batch, ready: Iterable[Run]) -> None:
         """Chunks that another process completed: their requests only have to look again."""
         for first, count in ready:
             self._counters["reused_chunks"] += count
-            batch.complete(range(first, first + count))
+            batch.let_go(range(first, first + count))
 
     async def _salvage(
-        self, blob: OpenBlob, batch: _Batch, wanted: list[Chunk], digest_of: DigestOf
+        self, blob: OpenBlob, batch: Batch, wanted: list[Chunk], digest_of: DigestOf
     ) -> list[Chunk]:
         """Complete chunks whose right bytes lie in the data file without a READY bit; return the others."""
-
-        def find() -> set[int]:
-            found = {chunk.chunk_idx for chunk in wanted if _is_intact(blob, chunk, digest_of)}
-            if found:
-                blob.cache.prepare()
-            return found
-
         with blob.cache.filling():
-            found = await self._run(blob, find)
-            batch.complete(found)
-        self._counters["salvaged_chunks"] += len(found)
-        return [chunk for chunk in wanted if chunk.chunk_idx not in found]
+            outcome = await self._fill(blob, batch, lambda: salvage(blob, wanted, digest_of))
+        self._counters["salvaged_chunks"] += outcome.done
+        return [chunk for chunk in wanted if chunk.chunk_idx in batch]
 
     async def _fetch(
-        self, blob: OpenBlob, batch: _Batch, request: RangedRequest, digest_of: DigestOf | None, urgent: bool
+        self, blob: OpenBlob, batch: Batch, request: RangedRequest, digest_of: DigestOf | None, urgent: bool
     ) -> None:
         """Fetch one planned request; its chunks are completed or failed when this returns."""
         spent = request.length + request.plain_size
@@ -257,7 +184,7 @@ class Fetcher:
             batch.fail([chunk.chunk_idx for chunk in request.chunks], error)
 
     async def _fetch_part(
-        self, blob: OpenBlob, batch: _Batch, part: RangedRequest, digest_of: DigestOf | None
+        self, blob: OpenBlob, batch: Batch, part: RangedRequest, digest_of: DigestOf | None
     ) -> None:
         """Read and store; what comes with wrong bytes is asked for once more, elsewhere if possible."""
         failed = await self._store(blob, batch, part, await self._read(blob, batch, part), digest_of)
@@ -281,7 +208,7 @@ class Fetcher:
                     )
 
     async def _read(
-        self, blob: OpenBlob, batch: _Batch, request: RangedRequest, *, again: bool = False
+        self, blob: OpenBlob, batch: Batch, request: RangedRequest, *, again: bool = False
     ) -> bytes:
         async def read_range(offset: int, length: int) -> bytes:
             data = await read_exactly(self._backend, blob.blob_id, offset, length, again=again)
@@ -292,24 +219,25 @@ class Fetcher:
         if blob.cache.is_prepared:
             data = await read
         else:  # two fsyncs: not after the read but beside it
-            data, _ = await asyncio.gather(read, self._run(blob, blob.cache.prepare))
+            data, _ = await asyncio.gather(read, self._run(blob, blob.cache.try_prepare))
         self._counters["fetched_bytes"] += len(data)
         return data
 
     async def _store(
-        self, blob: OpenBlob, batch: _Batch, request: RangedRequest, data: bytes, digest_of: DigestOf | None
+        self, blob: OpenBlob, batch: Batch, request: RangedRequest, data: bytes, digest_of: DigestOf | None
     ) -> dict[int, RafsError]:
         """Decode, verify, write and complete; return what is the matter with each chunk that failed."""
         failed: dict[int, RafsError] = {}
 
         async def work(piece: list[Chunk]) -> None:
-            outcome = await self._run(
-                blob, lambda: _decode(blob, request.offset, data, piece, digest_of), ahead=bool(batch.turn)
+            outcome = await self._fill(
+                blob,
+                batch,
+                lambda: decode(blob, self._governor, request.offset, data, piece, digest_of),
             )
-            batch.complete(outcome.done)
             failed.update(outcome.failed)
-            self._counters["fetched_chunks"] += len(outcome.done)
-            self._counters["verified_chunks"] += len(outcome.done) - outcome.unverified
+            self._counters["fetched_chunks"] += outcome.done
+            self._counters["verified_chunks"] += outcome.done - outcome.unverified
             self._counters["unverified_chunks"] += outcome.unverified
             if outcome.unverified and not blob.said_unverified:
                 blob.said_unverified = True
@@ -322,9 +250,26 @@ class Fetcher:
             await asyncio.gather(*map(work, split_work(in_order, self._limits.work_size)))
         return failed
 
-    async def _run(self, blob: OpenBlob, job: Callable[[], _Result], *, ahead: bool = False) -> _Result:
+    async def _fill(self, blob: OpenBlob, batch: Batch, job: Callable[[], Outcome]) -> Outcome:
+        """Have chunks filled in a thread, and complete them."""
+        future = (self._ahead_pool if batch.turn else self._pool).submit(job)
+        try:
+            outcome = await self._wait(blob, future)
+        except asyncio.CancelledError:
+            future.add_done_callback(partial(_end_filling, blob))
+            raise
+        on_disk = [chunk for chunk in outcome.on_disk if chunk.chunk_idx in batch]
+        batch.complete(chunk.chunk_idx for chunk in on_disk)
+        batch.complete((chunk.chunk_idx for chunk in outcome.in_memory), in_memory=True)
+        blob.space.guard.end(outcome.begun)
+        self._governor.completed(blob.space, on_disk)
+        return outcome
+
+    async def _run(self, blob: OpenBlob, job: Callable[[], _Result]) -> _Result:
         """Run in a thread, and let `stop` know of it: a cancelled await does not end a thread."""
-        future: Future[_Result] = (self._ahead_pool if ahead else self._pool).submit(job)
+        return await self._wait(blob, self._pool.submit(job))
+
+    async def _wait(self, blob: OpenBlob, future: Future[_Result]) -> _Result:
         blob.jobs.add(future)  # type: ignore[arg-type]
         future.add_done_callback(blob.jobs.discard)
         return await asyncio.wrap_future(future)
@@ -343,34 +288,7 @@ _COUNTERS = (
 )
 
 
-def _is_intact(blob: OpenBlob, chunk: Chunk, digest_of: DigestOf) -> bool:
-    expected = digest_of(chunk.chunk_idx)
-    if expected is None:
-        return False
-    data = blob.cache.read_unmarked(chunk)
-    return data is not None and chunk_digest(data, blob.meta.record.digester) == expected
-
-
-def _decode(
-    blob: OpenBlob, offset: int, data: bytes, chunks: list[Chunk], digest_of: DigestOf | None
-) -> _Outcome:
-    """In a thread: decode, verify and write chunks out of `data`, which was read at `offset` of the blob."""
-    outcome = _Outcome()
-    record = blob.meta.record
-    view = memoryview(data)
-    for chunk in chunks:
-        start = chunk.compressed_offset - offset
-        stored = view[start : start + chunk.compressed_size]
-        try:
-            compressor = record.compressor if chunk.is_compressed else Compressor.NONE
-            plain = decode_chunk(stored, compressor=compressor, size=chunk.uncompressed_size)
-            expected = digest_of(chunk.chunk_idx) if digest_of else None
-            if expected is None:
-                outcome.unverified += 1
-            else:
-                verify_chunk(plain, record.digester, expected)
-            blob.cache.write([(chunk, plain)])
-            outcome.done.append(chunk.chunk_idx)
-        except RafsError as error:
-            outcome.failed.append((chunk.chunk_idx, error))
-    return outcome
+def _end_filling(blob: OpenBlob, future: Future[Outcome]) -> None:
+    """Nobody waits for it any more: what it wrote is not completed."""
+    if not future.cancelled() and not future.exception():
+        blob.space.guard.end(future.result().begun)

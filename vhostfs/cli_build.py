@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import signal
 import sys
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO
 
+from vhostfs.sizes import format_size, parse_size
+
 if TYPE_CHECKING:
     from rafs.build import BuildResult, Progress, Source
 
@@ -25,29 +26,6 @@ if TYPE_CHECKING:
 
 #: --type to the compression that it stands for
 ARCHIVES = {"directory": None, "tar": "none", "targz": "gzip", "tarzst": "zstd"}
-_SIZE = re.compile(r"(\d+)\s*(?:([kmg])(?:ib)?|b)?", re.IGNORECASE)
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-
-
-def parse_size(text: str) -> int:
-    """Return bytes for "4096", "64KiB", "64k", "1MiB", "1M"; else raise argparse.ArgumentTypeError."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size; write bytes, or a number with KiB, MiB or GiB"
-        )
-    return int(match.group(1)) * _UNITS[(match.group(2) or "").lower()]
-
-
-def format_size(size: float) -> str:
-    """Return `size` bytes for a person: "5 B", "1.5 MiB"."""
-    if size < 1024:
-        return f"{size:.0f} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        size /= 1024
-        if size < 1024:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1024:.1f} TiB"
 
 
 def add_parser(subparsers: Subparsers) -> None:

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from vhostfs.cli_build import format_size
 from vhostfs.cli_image import FAILED, add_image_arguments, opened_image
+from vhostfs.sizes import format_size
 
 if TYPE_CHECKING:
     from rafs.filesystem import Filesystem

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vhostfs.cli_build import add_prefetch_options, format_size, read_prefetch_list
+from vhostfs.cli_build import add_prefetch_options, read_prefetch_list
+from vhostfs.sizes import format_size
 
 if TYPE_CHECKING:
     from vhostfs.cli_build import Subparsers

@@ -7,8 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
+from rafs.limits import CacheLimits
 from rafs.prefetch.options import PrefetchOptions
-from vhostfs.cli_build import parse_size
 from vhostfs.options import (
     DEFAULT_MISS_TIMEOUT_S,
     DEFAULT_POLL_US,
@@ -17,6 +17,7 @@ from vhostfs.options import (
 )
 from vhostfs.sandbox_options import SandboxOptions, check_parts
 from vhostfs.sandbox_options import add_arguments as add_sandbox_arguments
+from vhostfs.sizes import parse_size
 from virtqueue.offer import MAX_REQUEST_QUEUES
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         default=default_cache_dir(),
         help="where fetched chunks are kept",
+    )
+    parser.add_argument(
+        "--cache-quota",
+        metavar="SIZE",
+        type=parse_size,
+        help="what the cache directory may take of its disk: bytes, or with KiB, MiB, GiB or TiB",
+    )
+    parser.add_argument(
+        "--cache-min-free",
+        metavar="SIZE",
+        type=parse_size,
+        default=0,
+        help="what is to stay free on the disk of the cache, whoever fills it",
     )
     parser.add_argument(
         "--tag", help="the device's tag, for front-ends that ask the back-end for it (QEMU has its own)"
@@ -158,6 +172,7 @@ def run(arguments: argparse.Namespace) -> int:
         poll_us=arguments.poll,
         statistics=arguments.statistics,
         prefetch=prefetch,
+        cache_limits=CacheLimits(quota=arguments.cache_quota, min_free=arguments.cache_min_free),
     )
     try:
         report = apply_sandbox(serve_policy(options, sandbox))

@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vhostfs.cli_build import format_size
 from vhostfs.cli_image import add_image_arguments, byte_progress, opened_image
+from vhostfs.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,9 +19,11 @@ import uvloop
 from native import dataplane
 from rafs.backend import BlobBackend, LocalBackend
 from rafs.blob_store import BlobStore
+from rafs.cache_dir import CacheDir
 from rafs.errors import RafsError
-from rafs.fetch import FetchResources, OpenBlob
+from rafs.fetch import FetchResources
 from rafs.image import Image, ImageError
+from rafs.open_blob import OpenBlob
 from rafs.upcalls import Upcalls
 from vhostfs.device import VirtioFsDevice
 from vhostfs.options import ServeOptions
@@ -79,7 +81,11 @@ class Daemon:
         stack.callback(resources.close)
         upcalls.start()
         stack.callback(upcalls.stop)
-        self.blobs = BlobStore(options.cache_dir, backend, upcalls, resources)
+        cache_dir = CacheDir(options.cache_dir)
+        cache_dir.join(options.cache_limits)
+        stack.callback(cache_dir.leave)
+        self.governor = cache_dir.governor
+        self.blobs = BlobStore(cache_dir, backend, upcalls, resources)
         self.blobs.start()
         stack.push_async_callback(self.blobs.close)
         opened = await asyncio.gather(*(self._open_blob(image, index) for index in range(image.blob_count)))
@@ -117,10 +123,14 @@ class Daemon:
         self._stopping.set()
 
     def statistics(self) -> dict[str, Any]:
-        """Counters since the start: the device's, the fetcher's under `fetch_`, those of `prefetch_`."""
-        fetch = {f"fetch_{name}": value for name, value in self.blobs.statistics().items()}
-        ahead = asdict(self.prefetch.statistics) if self.prefetch is not None else {}
-        return self.device.statistics() | fetch | {f"prefetch_{name}": value for name, value in ahead.items()}
+        """Counters: the device's; under `fetch_`, `cache_` and `prefetch_` those of the parts."""
+        parts = {
+            "fetch": self.blobs.statistics(),
+            "cache": self.governor.statistics(),
+            "prefetch": asdict(self.prefetch.statistics) if self.prefetch is not None else {},
+        }
+        named = {f"{part}_{name}": value for part, values in parts.items() for name, value in values.items()}
+        return self.device.statistics() | named
 
     def _write_statistics(self) -> None:
         if self.options.statistics is None:

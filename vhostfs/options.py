@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rafs.limits import NO_LIMITS, CacheLimits
 from rafs.prefetch.options import PrefetchOptions
 from vhostfs.defaults import DEFAULT_MISS_TIMEOUT_S, DEFAULT_POLL_US, default_cache_dir
 
@@ -31,3 +32,4 @@ class ServeOptions:
     poll_us: int = DEFAULT_POLL_US
     statistics: Path | None = None
     prefetch: PrefetchOptions | None = None
+    cache_limits: CacheLimits = NO_LIMITS

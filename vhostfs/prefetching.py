@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rafs.blob_store import BlobStore
-from rafs.fetch import OpenBlob
 from rafs.image import Image
+from rafs.open_blob import OpenBlob
 from rafs.prefetch.options import PrefetchOptions
 from rafs.prefetch.plan import make_plan
 from rafs.prefetch.prefetcher import Prefetcher, PrefetchStatistics

@@ -19,16 +19,19 @@ from rafs.backend.config import Backend, encode_backend
 from rafs.backend.http import HttpPool
 from rafs.backend.make import make_backend
 from rafs.blob_store import BlobStore
+from rafs.cache_dir import CacheDir, CacheDirs
 from rafs.errors import RafsError
-from rafs.fetch import FetchResources, OpenBlob
+from rafs.fetch import FetchResources
 from rafs.image import Image, ImageError
+from rafs.limits import CacheLimits
 from rafs.metered import MeteredBackend
+from rafs.open_blob import OpenBlob
 from rafs.upcalls import Upcalls
 from vhostfs.mounts import MountError, MountRequest, check_reach
 from vhostfs.nydusd.config import Config, public_view
 from vhostfs.nydusd.config_parse import parse_config
 from vhostfs.nydusd.config_paths import read_paths
-from vhostfs.nydusd.config_served import served, without_effect
+from vhostfs.nydusd.config_served import cache_limits, served, without_effect
 from vhostfs.prefetching import MountPrefetch, options_of
 from vhostfs.runtime import os_error_text, run_to_end, to_end
 from vhostfs.sandbox_policy import Use
@@ -45,6 +48,7 @@ class _Key(NamedTuple):
 
 @dataclass
 class _Shared:
+    cache_dir: CacheDir
     store: BlobStore
     backend: MeteredBackend
     users: int = 0
@@ -130,6 +134,7 @@ class RafsStores:
         self._upcalls = Upcalls(chunks)
         self._resources = FetchResources()
         self._http = HttpPool()
+        self._cache_dirs = CacheDirs()
         self._shared: dict[_Key, _Shared] = {}
         self._warned: set[str] = set()
         self._upcalls.start()
@@ -142,7 +147,7 @@ class RafsStores:
         backend_config, cache_dir = served(config)
         await run_to_end(None, lambda: check_all_reach(request, config, cache_dir))
         key = _Key(sha256(encode_backend(backend_config)).digest(), cache_dir)
-        shared = self._acquire(key, backend_config)
+        shared = self._acquire(key, backend_config, cache_limits(config))
         try:
             if request.settings:
                 shared.backend.set(request.settings)
@@ -159,16 +164,19 @@ class RafsStores:
             raise _as_mount_error(error) from error
         return instance
 
-    def _acquire(self, key: _Key, backend_config: Backend) -> _Shared:
+    def _acquire(self, key: _Key, backend_config: Backend, limits: CacheLimits) -> _Shared:
         shared = self._shared.get(key)
-        if shared is None:
-            try:
+        try:
+            if shared is None:
                 backend = MeteredBackend(make_backend(backend_config, self._http))
-                store = BlobStore(key.cache_dir, backend, self._upcalls, self._resources)
-            except RafsError as error:
-                raise MountError(str(error)) from error
-            store.start()
-            shared = self._shared[key] = _Shared(store, backend)
+                cache_dir = self._cache_dirs.take(key.cache_dir, limits)
+                store = BlobStore(cache_dir, backend, self._upcalls, self._resources)
+                store.start()
+                shared = self._shared[key] = _Shared(cache_dir, store, backend)
+            else:
+                shared.cache_dir.check_limits(limits)
+        except RafsError as error:
+            raise MountError(str(error)) from error
         shared.users += 1
         return shared
 
@@ -179,6 +187,7 @@ class RafsStores:
         if shared.users == 0:
             del self._shared[key]
             await shared.store.close()
+            self._cache_dirs.give_back(shared.cache_dir)
             await shared.backend.close()
 
     async def stop(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rafs.cache import CacheDir
+from rafs.cache_dir import CacheDir
 from vhostfs.options import ServeOptions
 from vhostfs.sandbox_options import SandboxOptions
 from vhostfs.sandbox_policy import ALWAYS, Place, SandboxPolicy, Use, chosen_places

@@ -247,6 +247,12 @@ void blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first, uin
     chunk_store_wake(store);
 }
 
+void blob_unclaim(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
+{
+    blob_settle(blob, first, count, false);
+    chunk_store_wake(store);
+}
+
 void blob_forget(struct blob *blob, uint32_t first, uint32_t count)
 {
     struct chunk_run run = { .first = first, .count = count };

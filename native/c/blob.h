@@ -116,6 +116,8 @@ void blob_settle(struct blob *blob, uint32_t first, uint32_t count, bool has_fai
 void blob_complete(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
 /* The same for chunks that were written to this area of the blob; blob_complete means the disk. */
 void blob_complete_in(struct chunk_store *store, struct blob *blob, struct chunk_area *area, uint32_t first, uint32_t count);
+/* PENDING -> whatever the READY bits say: who waits looks again, and asks again for what is not there. */
+void blob_unclaim(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
 void blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
 /* READY -> ABSENT, for chunks that must be verified again; their bytes stay. */
 void blob_forget(struct blob *blob, uint32_t first, uint32_t count);

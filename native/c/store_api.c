@@ -74,6 +74,12 @@ void vfs_blob_complete_in_memory(struct chunk_store *store, struct blob *blob, u
         blob_complete_in(store, blob, &blob->memory, first, count);
 }
 
+void vfs_blob_unclaim(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
+{
+    if (in_range(blob, first, count))
+        blob_unclaim(store, blob, first, count);
+}
+
 void vfs_blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
 {
     if (in_range(blob, first, count))

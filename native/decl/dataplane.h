@@ -54,6 +54,7 @@ uint32_t vfs_blob_ready_count(const struct blob *blob);
 int vfs_blob_claim(struct blob *blob, uint32_t chunk); /* 1: won */
 void vfs_blob_complete(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
 void vfs_blob_complete_in_memory(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
+void vfs_blob_unclaim(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
 void vfs_blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count);
 void vfs_blob_forget(struct blob *blob, uint32_t first, uint32_t count);
 int vfs_blob_is_on_disk(const struct blob *blob, uint32_t chunk);  /* READY there, and not only in memory */

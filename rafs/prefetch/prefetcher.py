@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rafs.errors import RafsError
-from rafs.fetch import Fetcher, OpenBlob
+from rafs.fetch import Fetcher
+from rafs.open_blob import OpenBlob
 from rafs.prefetch.options import MAX_WORKERS, PrefetchOptions
 from rafs.prefetch.order import OrderLimits, Request, order_requests
 from rafs.prefetch.pace import Pace

@@ -11,8 +11,12 @@ from typing import Any
 from native.dataplane import BLOB_RECORD
 from rafs.backend import BlobBackend
 from rafs.blob_store import BlobStore
+from rafs.cache_dir import CacheDir
 from rafs.chunk_state import MergeLimits
-from rafs.fetch import FetchLimits, FetchResources, OpenBlob
+from rafs.fetch import FetchLimits, FetchResources
+from rafs.governor import Governor
+from rafs.limits import NO_LIMITS, CacheLimits
+from rafs.open_blob import OpenBlob
 from rafs.upcalls import Upcalls
 from tests.fakes.blobs import BLOB_ID, FakeBlob, make_blob, make_chunks
 from tests.fakes.upcalls import ScriptedUpcalls
@@ -26,7 +30,10 @@ ONE_BY_ONE = FetchLimits(merge=MergeLimits(max_request=1))
 class Running:
     """A store with one open blob."""
 
-    def __init__(self, store: BlobStore, upcalls: ScriptedUpcalls, blob: OpenBlob) -> None:
+    def __init__(
+        self, store: BlobStore, upcalls: ScriptedUpcalls, blob: OpenBlob, governor: Governor
+    ) -> None:
+        self.governor = governor
         self.store = store
         self.upcalls = upcalls
         self.blob = blob
@@ -51,7 +58,7 @@ class Running:
         await self.answered()
 
     def statistics(self, *names: str) -> list[int]:
-        statistics = self.store.statistics()
+        statistics = self.store.statistics() | self.governor.statistics()
         return [statistics[name] for name in names]
 
 
@@ -64,20 +71,35 @@ async def running(
     boot_id: str = "boot-1",
     digests: Any = None,
     entry: Any = None,
+    cache_limits: CacheLimits = NO_LIMITS,
+    cache_dir: CacheDir | None = None,
 ) -> AsyncIterator[Running]:
+    """`cache_dir` is joined, and stays the caller's."""
     upcalls = ScriptedUpcalls()
     ring, resources = Upcalls(upcalls), FetchResources(limits, threads=2)
     ring.start()
-    store = BlobStore(directory, backend, ring, resources, boot_id=boot_id)
+    directory_of_ours = cache_dir or CacheDir(directory, boot_id=boot_id)
+    if cache_dir is None:
+        directory_of_ours.join(cache_limits)
+    store = BlobStore(directory_of_ours, backend, ring, resources)
     store.start()
     try:
         blob = await store.open_blob(entry or BLOB_RECORD.parse(fake.entry), digests=digests)
-        yield Running(store, upcalls, blob)
+        yield Running(store, upcalls, blob, directory_of_ours.governor)
     finally:
         ring.stop()
         await store.close()
+        if cache_dir is None:
+            directory_of_ours.leave()
         resources.close()
         upcalls.close()
+
+
+def joined(path: Path) -> CacheDir:
+    """A cache directory without limits, as one of several processes that use it."""
+    cache_dir = CacheDir(path)
+    cache_dir.join()
+    return cache_dir
 
 
 def data_of(directory: Path) -> bytes:

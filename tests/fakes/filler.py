@@ -14,6 +14,7 @@ from pathlib import Path
 from native.dataplane import BLOB_RECORD, ChunkStore
 from rafs.backend import LocalBackend
 from rafs.blob_store import BlobStore
+from rafs.cache_dir import CacheDir
 from rafs.fetch import FetchResources
 from rafs.upcalls import Upcalls
 
@@ -23,7 +24,9 @@ async def fill(cache: Path, blobs: Path, entry: bytes) -> None:
     backend = LocalBackend(blobs)
     upcalls, resources = Upcalls(chunks), FetchResources(threads=2)
     upcalls.start()
-    store = BlobStore(cache, backend, upcalls, resources)
+    cache_dir = CacheDir(cache)
+    cache_dir.join()
+    store = BlobStore(cache_dir, backend, upcalls, resources)
     store.start()
     blob = await store.open_blob(BLOB_RECORD.parse(entry))
     print("open", flush=True)

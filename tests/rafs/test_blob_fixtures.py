@@ -21,6 +21,7 @@ from rafs.fetch import FetchResources
 from rafs.image import Image
 from rafs.toc import Toc, extract, parse_toc, toc_range, walk_sections
 from rafs.upcalls import Upcalls
+from tests.fakes.blob_store import joined
 
 V6_BLOB = "be7d77eeb719f70884758d1aa800ed0fb09d701aaec469964e9d54325f0d5fef"
 TOC_BLOB = "2fa78cad554b75ac91a4a125ed148d0ddeb25efa4aaa8bd80e5dc292690a4dca"
@@ -160,7 +161,7 @@ async def test_v6_image_is_cached_as_the_bootstrap_says(fixtures_dir: Path, tmp_
     image, chunks, backend = Image(folder / "rafs-v6-2.2.boot"), ChunkStore(), LocalBackend(folder)
     upcalls, resources = Upcalls(chunks), FetchResources()
     upcalls.start()
-    store = BlobStore(tmp_path, backend, upcalls, resources)
+    store = BlobStore(joined(tmp_path), backend, upcalls, resources)
     store.start()
     blob = await store.open_blob(image.blob_record(0), digests=image.chunk_digests(0))
     await store.fill(blob)

@@ -13,7 +13,7 @@ import pytest
 from native.dataplane import BLOB_RECORD
 from rafs.blob_record import BlobRecord
 from rafs.blob_tail import BlobTail, Digests
-from rafs.cache import CacheDir
+from rafs.cache_dir import CacheDir
 from rafs.errors import BlobUnavailable, CacheError, ImageCorrupt
 from tests.fakes.blobs import BLOB_ID, ZSTD, FakeBlob, MemoryBackend, make_blob, make_chunks
 

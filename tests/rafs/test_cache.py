@@ -16,7 +16,8 @@ import pytest
 from native.dataplane import BLOB_RECORD
 from rafs.blob_meta import BlobMeta
 from rafs.blob_record import BlobRecord
-from rafs.cache import CachedBlob, CacheDir
+from rafs.cache import CachedBlob
+from rafs.cache_dir import CacheDir
 from rafs.errors import CacheError, CacheFull
 from tests.fakes.blobs import BLOB_ID, make_blob, make_chunks
 
@@ -43,8 +44,8 @@ def opened(directory: Path, boot_id: str = "boot-1") -> Iterator[CachedBlob]:
 def fill(blob: CachedBlob, *indices: int) -> None:
     """Write chunks and set their READY bits, as fetching does."""
     with blob.filling():
-        blob.write([(CHUNKS[index], FAKE.chunks[index]) for index in indices])
         for index in indices:
+            blob.write(CHUNKS[index], FAKE.chunks[index])
             (byte,) = os.pread(blob.chunk_map_fd, 1, 4096 + index // 8)
             os.pwrite(blob.chunk_map_fd, bytes([byte | 0x80 >> index % 8]), 4096 + index // 8)
 
@@ -167,7 +168,7 @@ import sys
 from pathlib import Path
 from native.dataplane import BLOB_RECORD
 from rafs.blob_record import BlobRecord
-from rafs.cache import CacheDir
+from rafs.cache_dir import CacheDir
 record = BlobRecord.parse(BLOB_RECORD.parse(bytes.fromhex("{FAKE.entry.hex()}")))
 cache = CacheDir(Path(sys.argv[1]))
 print("ready", flush=True)
@@ -311,7 +312,7 @@ def test_a_full_disk_is_an_error_of_this_host(tmp_path: Path) -> None:
         os.dup2(full, blob.data_fd)
         os.close(full)
         with pytest.raises(CacheFull, match=rf"cannot write .*{DATA}: No space left on device; free"):
-            blob.write([(CHUNKS[0], FAKE.chunks[0])])
+            blob.write(CHUNKS[0], FAKE.chunks[0])
 
 
 def test_a_write_that_stops_half_way_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +333,7 @@ def test_without_a_marker_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     with opened(tmp_path) as blob:
         monkeypatch.setattr(os, "fsync", fail)
         with pytest.raises(CacheError, match=MARKER):
-            blob.write([(CHUNKS[0], FAKE.chunks[0])])
+            blob.write(CHUNKS[0], FAKE.chunks[0])
     assert (tmp_path / DATA).stat().st_blocks == 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from native.dataplane import BLOB_RECORD
 from rafs.chunk_state import MergeLimits
-from rafs.errors import BlobCorrupt, BlobUnavailable, CacheFull
+from rafs.errors import BlobCorrupt, BlobUnavailable
 from rafs.fetch import FetchLimits
 from tests.fakes.blob_store import COUNT, FAKE, ONE_BY_ONE, SIZES, data_of, marker, running
 from tests.fakes.blobs import (
@@ -250,26 +249,6 @@ async def test_wrong_bytes_are_asked_for_once_more(
         assert line.startswith(f"blob {BLOB_ID} chunk 3: came right the second time, first: ")
         assert len(backend.again) == 1 and backend.again[0][1] < backend.reads[-2][1]  # not the whole request
         assert run.statistics("reread_chunks", "failed_chunks", "fetched_chunks") == [1, 0, 4]
-
-
-async def test_a_full_disk_fails_the_chunk_only(
-    tmp_path: Path, backend: MemoryBackend, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with running(tmp_path, backend) as run:
-        await run.miss(0)
-        cache = run.blob.cache
-        full, good = os.open("/dev/full", os.O_RDWR), os.dup(cache.data_fd)
-        os.dup2(full, cache.data_fd)
-        await run.miss(1, 2)
-        assert run.ready() == {0}
-        assert "No space left on device" in caplog.text
-        with pytest.raises(CacheFull):
-            await run.store.fill(run.blob, 3, 1)
-        os.dup2(good, cache.data_fd)
-        os.close(full)
-        os.close(good)
-        await run.miss(1, 3)
-        assert run.ready() == {0, 1, 2, 3}
 
 
 async def test_a_bad_record_fails_alone(

@@ -12,8 +12,10 @@ import pytest
 from native.dataplane import BLOB_RECORD
 from rafs import upcalls as upcalls_module
 from rafs.blob_store import BlobStore
-from rafs.fetch import FetchLimits, FetchResources, OpenBlob
+from rafs.fetch import FetchLimits, FetchResources
+from rafs.open_blob import OpenBlob
 from rafs.upcalls import Upcalls
+from tests.fakes.blob_store import joined
 from tests.fakes.blobs import BLOB_ID, MemoryBackend, make_blob, make_chunks
 from tests.fakes.upcalls import ScriptedUpcalls
 
@@ -44,7 +46,7 @@ async def test_stores_share_the_ring_and_what_fetching_may_use(tmp_path: Path) -
     async with ring() as (chunks, upcalls):
         backends = [MemoryBackend({BLOB_ID: FAKE.content}) for _ in range(2)]
         stores = [
-            BlobStore(tmp_path / str(number), backend, upcalls, resources)
+            BlobStore(joined(tmp_path / str(number)), backend, upcalls, resources)
             for number, backend in enumerate(backends)
         ]
         blobs = [await store.open_blob(BLOB_RECORD.parse(FAKE.entry)) for store in stores]

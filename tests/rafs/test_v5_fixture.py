@@ -19,6 +19,7 @@ from rafs.blob_store import BlobStore
 from rafs.fetch import FetchResources
 from rafs.image import Image
 from rafs.upcalls import Upcalls
+from tests.fakes.blob_store import joined
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ async def test_every_byte_through_the_cache(folder: Path, tmp_path: Path) -> Non
     image, chunks, backend = Image(folder / "image.boot"), ChunkStore(), LocalBackend(folder)
     upcalls, resources = Upcalls(chunks), FetchResources()
     upcalls.start()
-    store = BlobStore(tmp_path, backend, upcalls, resources)
+    store = BlobStore(joined(tmp_path), backend, upcalls, resources)
     blob = await store.open_blob(image.blob(0), digests=image.bootstrap_chunks(0))
     await store.fill(blob)
     statistics = store.statistics()

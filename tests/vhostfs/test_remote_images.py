@@ -32,6 +32,7 @@ from rafs.metered import MeteredBackend
 from rafs.secret import Secret
 from rafs.upcalls import Upcalls
 from tests.fakes.accounts import BASIC, PASSWORD, REPOSITORY, USER
+from tests.fakes.blob_store import joined
 from tests.fakes.fault_proxy import (
     Drip,
     Fault,
@@ -127,7 +128,7 @@ async def reading(image: Pushed, backend: BlobBackend, where: Path) -> AsyncIter
     chunks = ChunkStore()
     upcalls, resources = Upcalls(chunks), FetchResources()
     upcalls.start()
-    store = BlobStore(where / "cache", backend, upcalls, resources)
+    store = BlobStore(joined(where / "cache"), backend, upcalls, resources)
     store.start()
     device = Device(chunks)
     listener = Listener.bind(str(where / "sock"))

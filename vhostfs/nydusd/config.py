@@ -14,6 +14,7 @@ from msgspec import Meta, Struct, to_builtins
 
 from rafs.backend.config import Backend, Count, backend_problems
 from rafs.secret import Secret
+from vhostfs.sizes import size_of
 
 MIB = 1 << 20
 MAX_BATCH_SIZE = 256 * MIB
@@ -30,6 +31,9 @@ class FileCache(Struct, kw_only=True, frozen=True):
     enable_encryption: bool = False
     enable_convergent_encryption: bool = False
     encryption_key: Secret = Secret("")
+    #: ours: bytes or a text with a unit. What all files of the directory may take, and what is left free
+    quota: int | str = 0
+    min_free: int | str = 0
 
 
 class FsCache(Struct, kw_only=True, frozen=True):
@@ -102,6 +106,12 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
     ):
         if prefetch and prefetch.enable and not 1 <= prefetch.threads <= MAX_THREADS:
             yield f"{path}.threads", f"must be 1 to {MAX_THREADS}"
+    if config.cache is not None and (files := config.cache.filecache) is not None:
+        for name in ("quota", "min_free"):
+            try:
+                size_of(str(getattr(files, name)))
+            except ValueError as error:
+                yield f"cache.filecache.{name}", str(error)
 
 
 def public_view(config: Config) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rafs.backend.config import Backend
+from rafs.limits import CacheLimits
 from vhostfs.nydusd.config import Config
 from vhostfs.nydusd.config_paths import cache_path
 from vhostfs.nydusd.errors import ConfigError
+from vhostfs.sizes import size_of
 
 
 def served(config: Config) -> tuple[Backend, Path]:
@@ -24,6 +26,14 @@ def served(config: Config) -> tuple[Backend, Path]:
     if files is not None and (files.enable_encryption or files.enable_convergent_encryption):
         raise ConfigError("the configuration asks for an encrypted cache, which is not served")
     return config.backend, cache_path(config)
+
+
+def cache_limits(config: Config) -> CacheLimits:
+    """What the cache directory of a configuration may take of its disk."""
+    files = config.cache.filecache if config.cache is not None else None
+    if files is None:
+        return CacheLimits()
+    return CacheLimits(quota=size_of(str(files.quota)) or None, min_free=size_of(str(files.min_free)))
 
 
 def without_effect(config: Config) -> list[str]:

@@ -1,0 +1,350 @@
+"""Keeps a cache directory within its limits, and serves on when the disk is full.
+
+    write     a verified chunk to the disk, after room was made for it; else to memory (`spill.py`)
+    make room remove blobs that nobody uses, least recently used first; then evict chunks of those that are
+              open, chosen by `eviction.py`
+
+What counts is what the file system says: `st_blocks` of every file of the directory, metadata included, and
+free space. Files of open blobs are asked after each write, everything is counted again every second, as
+others remove and add files too, and fill the disk.
+
+A governor needs to own the directory (`cache_dir.py`) to evict chunks. Without limits it owns nothing: it
+then only removes unused blobs, and uses memory, when the disk is full.
+
+Methods block and are called in threads, if they do not say that they do not. Locks, in this order:
+`_evicting` for an eviction as a whole, a blob's guard and files, `_lock` for the figures and the policy.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from native.dataplane import Blob
+from rafs.blob_meta import BlobMeta, Chunk
+from rafs.blob_space import BlobSpace, MemoryFiles
+from rafs.cache import CachedBlob
+from rafs.codec import Buffer
+from rafs.errors import CacheError, CacheFull, cache_error
+from rafs.eviction import EvictionPolicy
+from rafs.fill_guard import FillGuard
+from rafs.inventory import Inventory, remove_blob, take_inventory
+from rafs.limits import NO_LIMITS, CacheLimits
+from rafs.spill import Spill
+
+log = logging.getLogger(__name__)
+
+COUNT_INTERVAL_S = 1.0
+#: evicted beyond what is needed, so that evictions are few: a part of the quota, within these
+_MIN_BATCH, _MAX_BATCH = 256 << 10, 16 << 20
+#: a chunk's number in the keys of the policy
+_CHUNK_BITS = 24
+#: kept free of a quota for what is written without asking: metadata, markers
+_MARGIN = 1 << 20
+_TRIES = 3
+#: chunks that are looked at before others get their turn
+_STEP = 4096
+
+
+class Governor:
+    """Of one cache directory and process; `is_owner` says that it may evict. See the module."""
+
+    def __init__(self, directory: Path, limits: CacheLimits = NO_LIMITS, *, is_owner: bool = False) -> None:
+        self.limits = limits
+        self._directory = directory
+        self._is_owner = is_owner
+        self._lock = threading.Lock()
+        self._evicting = threading.Lock()
+        self._policy = EvictionPolicy()
+        self._spill = Spill(limits.memory)
+        self._guards: WeakValueDictionary[str, FillGuard] = WeakValueDictionary()
+        self._spaces: dict[int, BlobSpace] = {}  # by the number in the policy's keys
+        self._numbers: dict[BlobSpace, int] = {}
+        self._next_number = 0
+        self._open_bytes: dict[BlobSpace, int] = {}
+        self._other_bytes = 0
+        self._pending_bytes = 0
+        self._last_count = 0.0
+        self._inventory = Inventory()
+        self._counters: Counter[str] = Counter()
+        self._said: dict[str, float] = {}
+
+    # blobs
+
+    def open(self, cache: CachedBlob, native: Blob, meta: BlobMeta) -> BlobSpace:
+        """Look after a blob; before it is served, and `adopt` follows. Raises CacheError. Does not block."""
+        record = meta.record
+        try:
+            memory = MemoryFiles(
+                f"vhostfs-{record.blob_id[:12]}",
+                uncompressed_size=record.uncompressed_size,
+                chunk_count=record.chunk_count,
+            )
+            try:
+                native.add_memory(memory.data_fd, memory.map_fd)
+                native.add_visited(memory.visited_fd)
+            except OSError:
+                memory.close()
+                raise
+        except OSError as error:
+            raise cache_error(
+                f"no memory for what the disk may not hold of {record.blob_id}", error
+            ) from error
+        with self._lock:
+            guard = self._guards.setdefault(record.blob_id, FillGuard())
+            space = BlobSpace(cache, native, meta, guard, memory)
+            self._spaces[self._next_number], self._numbers[space] = space, self._next_number
+            self._next_number += 1
+            self._open_bytes[space] = space.disk_bytes
+        return space
+
+    def adopt(self, space: BlobSpace) -> None:
+        """Take over what is READY of a blob since before it was opened. Raises CacheError."""
+        count = space.meta.record.chunk_count
+        size = max(space.meta.record.uncompressed_size // count, 1)
+        for start in range(0, count if self._is_owner else 0, _STEP):
+            described = space.meta.described(start, min(_STEP, count - start))
+            with self._lock:
+                number = self._numbers[space]
+                for first, length in described:
+                    for index in range(first, first + length):
+                        if space.native.is_on_disk(index):
+                            self._policy.add_old(number << _CHUNK_BITS | index, size)
+        self.count()
+
+    def close(self, space: BlobSpace) -> None:
+        """The blob is about to be closed; nothing of it is being fetched any more."""
+        with self._evicting:
+            self._spill.forget(space)
+            with self._lock:
+                del self._spaces[self._numbers.pop(space)]
+                self._other_bytes += self._open_bytes.pop(space)
+        space.close()
+
+    # writing
+
+    def write(self, space: BlobSpace, chunk: Chunk, plain: Buffer) -> bool:
+        """Put a chunk where there is room for it, between `begin` and `end` of its guard: True: on the disk.
+
+        Raises what the disk said when there is none in memory either (CacheError).
+        """
+        size = chunk.slot_end - chunk.uncompressed_offset
+        try:
+            self._write_to_disk(space, chunk, plain, size)
+        except CacheError as error:
+            self._say("spill", "%s; chunks are served from memory", error)
+            try:
+                self._spill.put(space, chunk, plain)
+            except OSError:
+                raise error from None
+            self._counters["spilled_chunks"] += 1
+            self._counters["spilled_bytes"] += chunk.uncompressed_size
+            return False
+        return True
+
+    def _write_to_disk(self, space: BlobSpace, chunk: Chunk, plain: Buffer, size: int) -> None:
+        for attempt in range(_TRIES):
+            self._reserve(size)
+            try:
+                space.cache.write(chunk, plain)
+                return
+            except CacheFull:
+                if attempt == _TRIES - 1 or not self.make_room(size):
+                    raise
+            finally:
+                self._settle_account(space, size)
+
+    def _reserve(self, size: int) -> None:
+        """Have room for `size` bytes within the limits. Raises CacheFull."""
+        for _ in range(_TRIES):
+            with self._lock:
+                if self._excess(size) <= 0:
+                    self._pending_bytes += size
+                    return
+            if not self._get_within_limits(size):
+                break
+        raise CacheFull(f"{self._directory}: the limits of the cache leave no room")
+
+    def _settle_account(self, space: BlobSpace, size: int) -> None:
+        with self._lock:
+            self._pending_bytes -= size
+            self._open_bytes[space] = space.disk_bytes
+
+    def note(self, size: int) -> None:
+        """Metadata was written. The next count knows; this is for the time until then. Hardly blocks."""
+        with self._lock:
+            self._other_bytes += size
+
+    def completed(self, space: BlobSpace, chunks: Iterable[Chunk]) -> None:
+        """Chunks are READY on the disk: they may be evicted from now on. Hardly blocks."""
+        if self._is_owner:
+            with self._lock:
+                number = self._numbers[space]
+                for chunk in chunks:
+                    self._policy.add(
+                        number << _CHUNK_BITS | chunk.chunk_idx, chunk.slot_end - chunk.uncompressed_offset
+                    )
+
+    # limits
+
+    def _excess(self, more: int) -> int:
+        """Bytes that are to go before `more` may be written. Under the lock."""
+        excess = 0
+        if self.limits.quota is not None:
+            quota = self.limits.quota - min(self.limits.quota >> 6, _MARGIN)
+            excess = self._bytes + self._pending_bytes + more - quota
+        if self.limits.min_free:
+            excess = max(excess, self.limits.min_free + self._pending_bytes + more - self._free_bytes())
+        return excess
+
+    @property
+    def _bytes(self) -> int:
+        return self._other_bytes + sum(self._open_bytes.values())
+
+    def _free_bytes(self) -> int:
+        status = os.statvfs(self._directory)
+        return status.f_bavail * status.f_frsize
+
+    def count(self) -> None:
+        """Count what lies in the directory. Raises CacheError."""
+        found = take_inventory(self._directory)
+        with self._lock:
+            for space in self._open_bytes:
+                self._open_bytes[space] = space.disk_bytes
+            open_files = {space.cache.data_path.name for space in self._open_bytes}
+            self._inventory = found
+            self._other_bytes = found.other_bytes + sum(
+                size
+                for blob in found.blobs.values()
+                for kind, size in blob.files.items()
+                if f"{blob.blob_id}.{kind}" not in open_files
+            )
+
+    def tend(self) -> None:
+        """To be called about every second: count, and get back within the limits."""
+        self._spill.expire()
+        with self._lock:
+            now = time.monotonic()
+            is_due = now - self._last_count >= COUNT_INTERVAL_S * 0.9
+            if is_due:
+                self._last_count = now
+        if not is_due:
+            return
+        try:
+            self.count()
+            if not self._get_within_limits(0):
+                self._say("limits", "%s: over its limits, and there is nothing to give up", self._directory)
+        except CacheError as error:
+            self._say("tend", "%s", error)
+
+    def make_room(self, wanted: int) -> int:
+        """Give up `wanted` bytes and some more; returns how many were freed, 0 when there is nothing."""
+        with self._evicting:
+            return self._give_up(wanted)
+
+    def _get_within_limits(self, more: int) -> bool:
+        """Give up what is too much if `more` is to come; False when there is nothing to give up."""
+        with self._evicting:
+            with self._lock:  # another thread may have done it while we waited
+                excess = self._excess(more)
+            return excess <= 0 or self._give_up(excess) > 0
+
+    def _give_up(self, wanted: int) -> int:
+        batch = min(max((self.limits.quota or _MAX_BATCH << 6) >> 6, _MIN_BATCH), _MAX_BATCH)
+        try:
+            freed = self._remove_unused(wanted)
+            if freed < wanted and self._is_owner:
+                freed += self._evict(wanted - freed + batch)
+            return freed
+        except CacheError as error:
+            self._say("evict", "%s", error)
+            return 0
+
+    def _remove_unused(self, wanted: int) -> int:
+        freed = 0
+        with self._lock:
+            in_use = {space.cache.record.blob_id for space in self._spaces.values()}
+            unused = [blob for blob in self._inventory.blobs.values() if blob.blob_id not in in_use]
+        for blob in sorted(unused, key=lambda blob: blob.last_used):
+            if freed >= wanted:
+                break
+            if remove_blob(self._directory, blob.blob_id):
+                self._counters["removed_blobs"] += 1
+                self._counters["removed_bytes"] += blob.bytes
+                freed += blob.bytes
+        if freed:
+            self.count()
+        return freed
+
+    def _evict(self, wanted: int) -> int:
+        freed = 0
+        while freed < wanted:
+            victims: defaultdict[BlobSpace, list[int]] = defaultdict(list)
+            sizes: dict[tuple[BlobSpace, int], int] = {}
+            with self._lock:
+                for key, size in self._policy.victims(wanted - freed, self._look):
+                    space, index = self._spaces[key >> _CHUNK_BITS], key & (1 << _CHUNK_BITS) - 1
+                    victims[space].append(index)
+                    sizes[space, index] = size
+            if not victims:
+                break
+            progress = 0
+            for space, indices in victims.items():
+                progress += self._evict_from(space, indices, sizes)
+            if not progress:  # all of them are being filled this moment
+                break
+            freed += progress
+        return freed
+
+    def _evict_from(
+        self, space: BlobSpace, indices: list[int], sizes: dict[tuple[BlobSpace, int], int]
+    ) -> int:
+        gone = space.evict_from_disk(indices)
+        freed = sum(chunk.slot_end - chunk.uncompressed_offset for chunk in map(space.meta.chunk, gone))
+        with self._lock:
+            self._open_bytes[space] = space.disk_bytes
+            for index in indices:
+                if index not in gone and space.native.is_on_disk(index):
+                    self._policy.add_old(self._numbers[space] << _CHUNK_BITS | index, sizes[space, index])
+        self._counters["evicted_chunks"] += len(gone)
+        self._counters["evicted_bytes"] += freed
+        return freed
+
+    def _look(self, key: int) -> bool | None:
+        space = self._spaces.get(key >> _CHUNK_BITS)
+        index = key & (1 << _CHUNK_BITS) - 1
+        if space is None or not space.native.is_on_disk(index):
+            return None
+        return space.native.was_visited(index)
+
+    # seeing it
+
+    def statistics(self) -> dict[str, int]:
+        """Bytes in the cache and in memory now, and counters since the start. Hardly blocks."""
+        with self._lock:
+            cached = self._bytes
+        counters = {name: self._counters[name] for name in COUNTERS}
+        return {"cached_bytes": cached, "memory_bytes": self._spill.bytes} | counters
+
+    def _say(self, topic: str, text: str, *arguments: object) -> None:
+        """In the log, once a minute for each topic."""
+        now = time.monotonic()
+        if now - self._said.get(topic, -60.0) >= 60.0:
+            self._said[topic] = now
+            log.warning(text, *arguments)
+
+
+COUNTERS = (
+    "evicted_chunks",
+    "evicted_bytes",
+    "removed_blobs",
+    "removed_bytes",
+    "spilled_chunks",
+    "spilled_bytes",
+)
