@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from vhostfs import cli_build, cli_check, cli_inspect, cli_merge, cli_serve, cli_unpack
+from vhostfs import cli_build, cli_check, cli_inspect, cli_merge, cli_registry, cli_serve, cli_unpack
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     cli_build.add_parser(subparsers)
     cli_merge.add_parser(subparsers)
+    cli_registry.add_parser(subparsers)
     cli_serve.add_parser(subparsers)
     cli_check.add_parser(subparsers)
     cli_inspect.add_parser(subparsers)

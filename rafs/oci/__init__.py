@@ -1,0 +1,1 @@
+"""OCI images: descriptors, manifests and configurations; layouts on disk."""
