@@ -8,7 +8,7 @@ asked how far it came, and sending goes on from there, or from the beginning if 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -34,6 +34,10 @@ class Pushed(enum.Enum):
 
 def _no_report(size: int) -> None:
     pass
+
+
+async def _stream(content: bytes) -> AsyncIterator[bytes]:
+    yield content
 
 
 class Pusher:
@@ -93,7 +97,7 @@ class Pusher:
         """
         target = target or Descriptor.of(content, media_type).digest
         path = f"manifests/{quote(target, safe=':')}"
-        headers = {"Content-Type": media_type}
+        headers = {"Content-Type": media_type, "Content-Length": str(len(content))}
 
         async def attempt(route: Route) -> str | None:
             async with self.client.request(
@@ -102,7 +106,7 @@ class Pusher:
                 path,
                 ok=(200, 201, 202),
                 headers=headers,
-                data=content,
+                data=lambda: _stream(content),
                 length=len(content),
                 scopes=self._scopes,
             ) as response:

@@ -6,9 +6,11 @@ subject, with an index of them that whoever pushes keeps up to date.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 from rafs.backend.body import read_document
 from rafs.backend.http import HttpFailure
@@ -31,6 +33,7 @@ MAX_REFERRERS = 10_000
 #: two who push at the same time overwrite each other's index; the loser sees it and does it again
 _FALLBACK_ROUNDS = 5
 _EMPTY = b"{}"
+_locks: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
 
 
 def fallback_tag(digest: str) -> str:
@@ -138,6 +141,16 @@ async def _read_fallback(client: RegistryClient, subject: str) -> list[Descripto
 
 
 async def _add_to_fallback(pusher: Pusher, subject: str, referrer: Descriptor) -> None:
+    """Among processes the last one wins, and may not have seen the others; here they wait for each other."""
+    key = (pusher.client.host, pusher.client.repository, subject)
+    lock = _locks.get(key)
+    if lock is None:
+        lock = _locks[key] = asyncio.Lock()
+    async with lock:
+        await _write_fallback(pusher, subject, referrer)
+
+
+async def _write_fallback(pusher: Pusher, subject: str, referrer: Descriptor) -> None:
     for _ in range(_FALLBACK_ROUNDS):
         known = await _read_fallback(pusher.client, subject)
         if any(one.digest == referrer.digest for one in known):
