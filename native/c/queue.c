@@ -235,7 +235,7 @@ int queue_start(struct queue *queue, int kick_fd)
     if (!err) {
         queue->order = QUEUE_RUN;
         queue->is_broken = queue->is_stopping = false;
-        queue->lot.attention = true;
+        shared_store_relaxed(&queue->lot.attention, true); /* wakers may be at it; the thread begins behind it */
         queue->vq.in_flight = 0;
         queue->kick_fd = kick_fd;
         err = start_thread(queue);

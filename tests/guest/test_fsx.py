@@ -12,7 +12,8 @@ from tests.guest.programs import static_programs
 from tests.guest.vm import Guest
 from tests.posix import suite
 
-OPERATIONS = 20_000
+OPERATIONS = 10_000
+SEED_OPERATIONS = 100_000
 MANY_OPERATIONS = 1_000_000
 
 
@@ -59,10 +60,10 @@ def test_a_million_operations(multi_queue_guest: Guest, program: Path, tmp_path:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [2, 3, 4])
 def test_seeds(guest: Guest, program: Path, tmp_path: Path, seed: int) -> None:
-    run(guest, program, tmp_path, seed=seed, operations=5 * OPERATIONS, timeout_s=1000)
+    run(guest, program, tmp_path, seed=seed, operations=SEED_OPERATIONS, timeout_s=1000)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_guest_that_gathers_writes(multi_queue_guest: Guest, program: Path, tmp_path: Path) -> None:
-    run(multi_queue_guest, program, tmp_path, 5, 5 * OPERATIONS, timeout_s=1000, options=["writeback"])
+    run(multi_queue_guest, program, tmp_path, 5, SEED_OPERATIONS, timeout_s=1000, options=["writeback"])

@@ -63,7 +63,7 @@ static void test_there_and_back(void)
     CHECK(blob_request(store, blob, 3, 4));
     CHECK_EQ(vfs_rings_take(rings, upcalls, 9, &more), 1);
     CHECK(upcalls[0].blob == blob->handle && upcalls[0].first_chunk == 3 && upcalls[0].chunk_count == 4);
-    woken = 0;
+    __atomic_store_n(&woken, 0, __ATOMIC_RELAXED);
     set_ready(3);
     CHECK_EQ(vfs_rings_push(rings, blob->handle, 3, 1, false), 0);
     CHECK_EQ(vfs_rings_push(rings, blob->handle, 6, 1, true), 0); /* that one could not be had */
@@ -103,9 +103,9 @@ static void test_a_successor_is_asked_for_what_is_pending(void)
     CHECK_EQ(chunk_link_renew(link_), 0); /* takes what was completed */
     CHECK_EQ(blob_state(blob, 10), CHUNK_ABSENT);
     adopt();
-    woken = 0;
+    __atomic_store_n(&woken, 0, __ATOMIC_RELAXED);
     CHECK(chunk_link_ask_again(link_));
-    CHECK(woken > 0);
+    CHECK(__atomic_load_n(&woken, __ATOMIC_RELAXED) > 0);
     CHECK_EQ(blob_state(blob, 1), CHUNK_READY);
     CHECK_EQ(vfs_rings_take(rings, upcalls, 9, &more), 3);
     CHECK(upcalls[0].first_chunk == 0 && upcalls[0].chunk_count == 1);
