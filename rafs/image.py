@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
 
 from native import dataplane
-from native.dataplane import Dirent, Extent, ImageError, Inode
+from native.dataplane import CHUNK_RECORD, Dirent, Extent, ImageError, Inode
 from rafs.blob_record import BlobRecord
 from rafs.chunk_table import BootstrapChunks, check_chunks
 
@@ -20,6 +22,27 @@ __all__ = ["Dirent", "Extent", "Image", "ImageError", "Inode"]
 MAX_PATH = 32768
 #: a dirent of v6 and a name of one byte; those of v5 are larger
 _SMALLEST_ENTRY = 13
+
+
+class ChunkRecords:
+    """Parsed `struct rafs_chunk_record`s, made when they are asked for, as there may be millions."""
+
+    def __init__(self, count: int, get: Callable[[int], Any]) -> None:
+        self._count = count
+        self._get = get
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Any:
+        return self._get(index)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._get, range(self._count))
+
+
+#: of blob_index in a chunk record
+_BLOB_INDEX_AT = 32
 
 
 class Image(dataplane.Image):
@@ -80,6 +103,24 @@ class Image(dataplane.Image):
             check_chunks(record, chunks)
             return chunks
         return None if record.has_vouched_digests else self.chunk_digests(index)
+
+    @cached_property
+    def chunk_records(self) -> ChunkRecords:
+        """The records of all chunks that files have: v6's chunk table, or gathered from v5's inodes.
+
+        Raises ImageError where v5's contradict each other.
+        """
+        if self.version == 6:
+            return ChunkRecords(self.chunk_record_count, self.chunk_record)
+        lists = [(index, self.chunk_list(index)) for index in range(self.blob_count)]
+        table = bytearray(b"".join(records for _, records in lists))
+        at = 0
+        for index, records in lists:
+            for _ in range(0, len(records), CHUNK_RECORD.size):
+                table[at + _BLOB_INDEX_AT : at + _BLOB_INDEX_AT + 4] = index.to_bytes(4, "little")
+                at += CHUNK_RECORD.size
+        parse = CHUNK_RECORD.parse
+        return ChunkRecords(at // CHUNK_RECORD.size, lambda index: parse(table, index * CHUNK_RECORD.size))
 
     def chunk_digests(self, blob_index: int) -> dict[int, bytes]:
         """v6: chunk index to digest of one blob, out of the chunk table; empty where the image has none."""

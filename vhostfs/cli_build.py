@@ -33,7 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "build",
         help="build a RAFS image from a directory or a tar archive",
-        description="Build a RAFS v6 image: one metadata file (bootstrap) and one data blob, named by its "
+        description="Build a RAFS image: one metadata file (bootstrap) and one data blob, named by its "
         "SHA-256. The same source gives the same bytes. Existing files are replaced only by complete ones. "
         "Archives are read as a stream and not unpacked.",
     )
@@ -74,7 +74,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="a power of two, 4096 to 16MiB; bytes, or with KiB or MiB (default: %(default)s)",
     )
     parser.add_argument(
-        "--fs-version", type=int, choices=[6], default=6, help="RAFS version (default: %(default)s)"
+        "--fs-version", type=int, choices=[5, 6], default=6, help="RAFS version (default: %(default)s)"
     )
     parser.add_argument("--jobs", metavar="N", type=int, help="threads (default: one a core)")
     parser.add_argument(
@@ -146,6 +146,7 @@ def run(args: argparse.Namespace) -> int:
             chunk_dict=args.chunk_dict,
             prefetch=read_prefetch_list(args.prefetch_files),
             prefetch_policy=PrefetchPolicy(args.prefetch_policy),
+            fs_version=args.fs_version,
         )
         with (
             _unwound_by_sigterm(),

@@ -23,7 +23,7 @@ from native.rafs_v6 import (
 )
 from native.records import Record
 from rafs.build.blob_facts import BlobFacts
-from rafs.build.chunks import ChunkStore, align
+from rafs.build.chunks import ALIGNMENT, ChunkStore, align
 from rafs.build.codecs import Compressor, Digester
 from rafs.build.output import PendingFile
 from rafs.build.sections import (
@@ -49,13 +49,18 @@ _CI_HEADER = Record("rafs_ci_header")
 
 
 class BlobWriter:
-    """Writes one blob front to back: `append` each chunk in order, then `finish` once."""
+    """Writes one blob front to back: `append` each chunk in order, then `finish` once.
+
+    `alignment` is that of chunks in the uncompressed blob.
+    """
+
+    alignment = ALIGNMENT
 
     def __init__(self, file: PendingFile, compressor: Compressor, digester: Digester) -> None:
         self._file = file
         self._compressor = compressor
         self._digester = digester
-        self._is_device = compressor.code == RAFS_CODEC_NONE
+        self._is_device = compressor.code == RAFS_CODEC_NONE and self.alignment == ALIGNMENT
         self._sha256 = hashlib.sha256()
         self._waiting: list[bytes] = []
         self._waiting_size = 0

@@ -54,9 +54,13 @@ class BlobTable:
 
 
 class ChunkStore:
-    """Columns, one row a chunk, since images have millions of them."""
+    """Columns, one row a chunk, since images have millions of them.
 
-    def __init__(self) -> None:
+    `alignment` is that of chunks in the uncompressed blob: v5 packs them one behind the other.
+    """
+
+    def __init__(self, alignment: int = ALIGNMENT) -> None:
+        self._alignment = alignment
         self._by_key: dict[bytes, int] = {}
         self._digests: list[bytes] = []
         self._blobs = array("H")
@@ -123,7 +127,8 @@ class ChunkStore:
         self._flags.append(RAFS_CHUNK_COMPRESSED if stored_size != size else 0)
         self._crcs.append(0)
         self.own_count += 1
-        self.uncompressed_size = align(self.uncompressed_size + size)
+        end = self.uncompressed_size + size
+        self.uncompressed_size = (end + self._alignment - 1) & -self._alignment
         return chunk
 
     def add_blob(self, facts: BlobFacts) -> int:
@@ -215,17 +220,30 @@ class ChunkStore:
         """The chunk table of the bootstrap, by digest and blob (format section 2.12)."""
         places = table.places
         return b"".join(
-            _CHUNK.pack(
-                digest=self._digests[chunk],
-                blob_index=places[self._blobs[chunk]],
-                flags=self._flags[chunk],
-                compressed_size=self._stored_sizes[chunk],
-                uncompressed_size=self._sizes[chunk],
-                compressed_offset=self._stored_offsets[chunk],
-                uncompressed_offset=self._offsets[chunk],
-                file_offset=self._file_offsets[chunk],
-                chunk_index=self._indexes[chunk],
-                crc32c=self._crcs[chunk],
-            )
+            self._pack_record(chunk, places, self._file_offsets[chunk])
             for chunk in sorted(table.rows, key=lambda row: (self._digests[row], places[self._blobs[row]]))
+        )
+
+    def pack_records(self, chunks: array[int], table: BlobTable, chunk_size: int) -> bytes:
+        """v5: the chunk records of a file made of `chunks` (format section 4.6)."""
+        return b"".join(
+            self._pack_record(chunk, table.places, number * chunk_size) for number, chunk in enumerate(chunks)
+        )
+
+    def pack_digests_of(self, chunks: array[int]) -> bytes:
+        """The digests of a file's chunks, in order."""
+        return b"".join(self._digests[chunk] for chunk in chunks)
+
+    def _pack_record(self, chunk: int, places: dict[int, int], file_offset: int) -> bytes:
+        return _CHUNK.pack(
+            digest=self._digests[chunk],
+            blob_index=places[self._blobs[chunk]],
+            flags=self._flags[chunk],
+            compressed_size=self._stored_sizes[chunk],
+            uncompressed_size=self._sizes[chunk],
+            compressed_offset=self._stored_offsets[chunk],
+            uncompressed_offset=self._offsets[chunk],
+            file_offset=file_offset,
+            chunk_index=self._indexes[chunk],
+            crc32c=self._crcs[chunk],
         )

@@ -15,17 +15,18 @@ from typing import Protocol
 from native.rafs_v6 import RAFS_FLAG_EXPLICIT_UIDGID
 from rafs.build.blob import BlobWriter
 from rafs.build.blob_facts import BlobFacts
-from rafs.build.bootstrap import pack_bootstrap
 from rafs.build.chunker import Packer, Piece, map_in_order
 from rafs.build.chunks import OWN, ChunkStore
 from rafs.build.codecs import COMPRESSORS, DIGESTERS, Compressor, Digester
 from rafs.build.directory import DirectorySource
 from rafs.build.errors import BuildError
-from rafs.build.load import ChunkDictionary, check_chunk_size, load_tree, opened
+from rafs.build.load import ChunkDictionary, check_alike, load_tree, opened
 from rafs.build.output import PendingFile
 from rafs.build.overlay import Whiteouts, stack
+from rafs.build.pack import pack_image
 from rafs.build.prefetch import PrefetchPolicy, select
 from rafs.build.tree import Tree
+from rafs.build.v5 import V5BlobWriter
 
 MIN_CHUNK_SIZE = 4096
 MAX_CHUNK_SIZE = 16 << 20
@@ -81,6 +82,7 @@ class BuildOptions:
     chunk_dict: Path | None = None
     prefetch: tuple[bytes, ...] = ()
     prefetch_policy: PrefetchPolicy = PrefetchPolicy.NONE
+    fs_version: int = 6
 
     def validate(self) -> None:
         """Raise BuildError when a value is not one that the builder knows."""
@@ -93,6 +95,8 @@ class BuildOptions:
         size = self.chunk_size
         if not MIN_CHUNK_SIZE <= size <= MAX_CHUNK_SIZE or size & (size - 1):
             raise BuildError(f"chunk size {size} is not a power of two from 4096 to {MAX_CHUNK_SIZE}")
+        if self.fs_version not in (5, 6):
+            raise BuildError(f"no RAFS v{self.fs_version}; choose 5 or 6")
         if self.jobs is not None and self.jobs < 1:
             raise BuildError(f"{self.jobs} jobs cannot build anything; use 1 or more")
 
@@ -146,7 +150,8 @@ class _Build:
         self._progress = progress
         self._compressor: Compressor = COMPRESSORS[options.compressor]
         self._digester: Digester = DIGESTERS[options.digester]
-        self._chunks = ChunkStore()
+        self._writer = V5BlobWriter if options.fs_version == 5 else BlobWriter
+        self._chunks = ChunkStore(self._writer.alignment)
 
     def run(self, source: Source, bootstrap: Path, blob_dir: Path) -> BuildResult:
         options, chunks = self._options, self._chunks
@@ -156,11 +161,11 @@ class _Build:
             images = []
             for path in filter(None, (options.chunk_dict, options.parent)):
                 image = scope.enter_context(opened(path))
-                check_chunk_size(image, path, options.chunk_size)
+                check_alike(image, path, options.fs_version, options.chunk_size)
                 images.append(image)
             blob_file = scope.enter_context(PendingFile(blob_dir, "blob"))
             bootstrap_file = scope.enter_context(PendingFile(bootstrap.parent, "bootstrap"))
-            writer = BlobWriter(blob_file, self._compressor, self._digester)
+            writer = self._writer(blob_file, self._compressor, self._digester)
             self._pack_files(source, ChunkDictionary(images, self._digester.code), writer)
             if chunks.own_count:
                 blob = writer.finish(chunks)
@@ -175,10 +180,11 @@ class _Build:
                 tree = stack(layers, options.whiteouts)
             wanted, missing = select(tree, options.prefetch)
             table = chunks.used(inode.chunks for inode in tree.inodes)
-            content = pack_bootstrap(
+            content = pack_image(
                 tree,
                 chunks,
                 table,
+                fs_version=options.fs_version,
                 flags=self._compressor.filesystem_flag
                 | self._digester.filesystem_flag
                 | RAFS_FLAG_EXPLICIT_UIDGID,

@@ -33,14 +33,16 @@ def opened(path: Path) -> Iterator[Image]:
         raise BuildError(f"cannot read bootstrap {str(path)!r}: {error.strerror}") from error
     try:
         yield image
-    except OSError as error:
+    except (OSError, ImageError) as error:
         raise BuildError(f"bootstrap {str(path)!r} is damaged: {error}") from error
     finally:
         image.close()
 
 
-def check_chunk_size(image: Image, path: Path, chunk_size: int) -> None:
-    """All blobs of an image have one chunk size."""
+def check_alike(image: Image, path: Path, fs_version: int, chunk_size: int) -> None:
+    """All blobs of an image have one chunk size, and are of the kind that its version has."""
+    if image.version != fs_version:
+        raise BuildError(f"bootstrap {str(path)!r} is RAFS v{image.version}, not v{fs_version}")
     if image.chunk_size != chunk_size:
         raise BuildError(
             f"bootstrap {str(path)!r} has chunks of {image.chunk_size} bytes, not of {chunk_size}; "
@@ -63,8 +65,7 @@ class _Chunks:
         self._numbers: dict[int, int] = {}
         self._rows: dict[tuple[int, int], int] = {}
         self._records: dict[tuple[int, int], int] = {}
-        for position in range(image.chunk_record_count):
-            record = image.chunk_record(position)
+        for position, record in enumerate(image.chunk_records):
             self._records[record.blob_index, record.chunk_index] = position
 
     def row(self, blob_index: int, chunk_index: int) -> int:
@@ -76,7 +77,7 @@ class _Chunks:
                     f"bootstrap {str(self._path)!r} has no record of chunk {chunk_index} of blob "
                     f"{blob_index} in its chunk table, so it cannot be merged; build it again"
                 )
-            row = self._chunks.add_foreign(self._number(blob_index), self._image.chunk_record(position))
+            row = self._chunks.add_foreign(self._number(blob_index), self._image.chunk_records[position])
             self._rows[blob_index, chunk_index] = row
         return row
 
@@ -156,8 +157,7 @@ class ChunkDictionary:
             fitting = {
                 index for index in range(image.blob_count) if image.blob_record(index).digest_algo == digester
             }
-            for position in range(image.chunk_record_count):
-                record = image.chunk_record(position)
+            for position, record in enumerate(image.chunk_records):
                 if record.blob_index in fitting and any(record.digest):
                     key = chunk_key(record.digest, record.uncompressed_size)
                     self._places.setdefault(key, (number, position))
@@ -173,7 +173,7 @@ class ChunkDictionary:
             return None
         number, position = place
         image = self._images[number]
-        record = image.chunk_record(position)
+        record = image.chunk_records[position]
         return chunks.add_foreign(
             chunks.add_blob(BlobFacts.parse(image.blob_record(record.blob_index))), record
         )

@@ -19,12 +19,12 @@ from native.rafs_v6 import (
     RAFS_FLAG_DIGEST_SHA256,
     RAFS_FLAG_EXPLICIT_UIDGID,
 )
-from rafs.build.bootstrap import pack_bootstrap
 from rafs.build.chunks import ChunkStore
 from rafs.build.errors import BuildError
-from rafs.build.load import check_chunk_size, load_tree, opened
+from rafs.build.load import check_alike, load_tree, opened
 from rafs.build.output import PendingFile
 from rafs.build.overlay import Whiteouts, stack
+from rafs.build.pack import pack_image
 from rafs.build.prefetch import select
 
 #: what the newest layer says of the file system; the rest follows from what is in it
@@ -67,17 +67,19 @@ def merge_bootstraps(
         raise BuildError("there are no layers to merge")
     chunks = ChunkStore()
     trees = []
-    flags = chunk_size = 0
+    flags = chunk_size = version = 0
     for path in layers:
         with opened(path) as image:
-            check_chunk_size(image, path, chunk_size or image.chunk_size)
-            chunk_size = image.chunk_size
+            check_alike(image, path, version or image.version, chunk_size or image.chunk_size)
+            version, chunk_size = image.version, image.chunk_size
             flags = image.flags & KEPT_FLAGS
             trees.append(load_tree(image, path, chunks))
     tree = stack(trees, whiteouts)
     wanted, warnings = select(tree, prefetch)
     table = chunks.used(inode.chunks for inode in tree.inodes)
-    content = pack_bootstrap(tree, chunks, table, flags=flags, chunk_size=chunk_size, prefetch=wanted)
+    content = pack_image(
+        tree, chunks, table, fs_version=version, flags=flags, chunk_size=chunk_size, prefetch=wanted
+    )
     with PendingFile(bootstrap.parent, "bootstrap") as file:
         file.write(content)
         path = file.commit(bootstrap.name)

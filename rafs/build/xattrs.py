@@ -69,6 +69,15 @@ class LeftOut:
         ]
 
 
+def check_xattrs(xattrs: Mapping[bytes, bytes], path: bytes) -> None:
+    """Raise BuildError for a name or a value that RAFS cannot hold. `path` is for the message."""
+    for name, value in xattrs.items():
+        if split_name(name) is None or len(name) > MAX_NAME or len(value) > MAX_VALUE:
+            raise BuildError(
+                f"{os.fsdecode(path)!r}: attribute {os.fsdecode(name)!r} does not fit RAFS; remove it"
+            )
+
+
 def pack_xattrs(xattrs: Mapping[bytes, bytes], path: bytes) -> bytes:
     """Return the area that follows the inode, b"" when there are no attributes.
 
@@ -76,13 +85,11 @@ def pack_xattrs(xattrs: Mapping[bytes, bytes], path: bytes) -> bytes:
     """
     if not xattrs:
         return b""
+    check_xattrs(xattrs, path)
     area = bytearray(_HEADER.pack())
     for name, value in sorted(xattrs.items()):
         split = split_name(name)
-        if split is None or len(name) > MAX_NAME or len(value) > MAX_VALUE:
-            raise BuildError(
-                f"{os.fsdecode(path)!r}: attribute {os.fsdecode(name)!r} does not fit RAFS; remove it"
-            )
+        assert split is not None  # it was checked
         index, suffix = split
         area += _ENTRY.pack(name_len=len(suffix), name_index=index, value_size=len(value))
         area += suffix

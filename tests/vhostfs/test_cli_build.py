@@ -107,7 +107,7 @@ def test_warnings_go_to_stderr(
     [
         (["--chunk-size", "1MB"], "'1MB' is not a size; write bytes, or a number with KiB, MiB, GiB or TiB"),
         (["--compressor", "gzip"], "invalid choice: 'gzip'"),
-        (["--fs-version", "5"], "invalid choice: 5"),
+        (["--fs-version", "4"], "invalid choice: 4"),
     ],
 )
 def test_wrong_words_are_usage_errors(

@@ -76,3 +76,12 @@ def test_an_archive_that_cannot_be_finished(
     with pytest.raises(SystemExit):
         main(["unpack", *image, "--tar", str(archive)])
     assert archive.read_text() == "mine"
+
+
+def test_build_v5_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "file").write_bytes(b"data" * 9000)
+    image = [str(tmp_path / "boot"), "--blob-dir", str(tmp_path / "blobs")]
+    build = ["build", str(tmp_path / "source"), "--fs-version", "5", "--bootstrap", *image]
+    assert main(build) == 0 and main(["check", *image]) == 0
+    assert "sound: 2 names, 2 inodes, 1 chunks verified" in capsys.readouterr().out
