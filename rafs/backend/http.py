@@ -208,7 +208,7 @@ class HttpPool:
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                 raise failure_of(error, name, options) from None
             self.counters[f"{response.status // 100}xx"] += 1
-            if pause := parse_retry_after(response.headers.get("Retry-After")):
+            if response.status >= 400 and (pause := parse_retry_after(response.headers.get("Retry-After"))):
                 self.host(host).hold_off(min(pause, LONGEST_RETRY_AFTER_S))
             try:
                 yield response

@@ -120,9 +120,9 @@ class Route:
 
     base: str
     name: str
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
     use_http: bool = False
-    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     health: Health | None = None
     is_source: bool = True
 

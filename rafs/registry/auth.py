@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from rafs.backend.body import read_document, refusal
-from rafs.backend.http import HttpFailure, HttpOptions, HttpPool, host_of
+from rafs.backend.http import HttpFailure, HttpOptions, HttpPool, environment_proxy, host_of
 from rafs.registry.challenge import Challenge
 from rafs.registry.credentials import CredentialError, Credentials, Login
 
@@ -251,7 +251,13 @@ class Authorizer:
         self._pool.counters["token_requests"] += 1
         name = host if host == self._host else f"{host} (token server of {self._host})"
         async with self._pool.exchange(
-            method, url, self._options, headers=headers, data=data, proxy=self._proxy, name=name
+            method,
+            url,
+            self._options,
+            headers=headers,
+            data=data,
+            proxy=self._proxy or environment_proxy(url),
+            name=name,
         ) as response:
             if response.status != 200:
                 raise await refusal(response, name)

@@ -1,7 +1,7 @@
 """The blobs of a repository: their sizes, ranges of them, and all of one in parts.
 
 A registry may redirect a blob to object storage by a signed URL. It is followed without our credentials,
-remembered for the ranges to come, and asked for again when the storage refuses it: it expires.
+which go to the registry only, remembered for the ranges to come, and asked for again when it has expired.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
-from rafs.backend.body import ByteRange, check_range_answer, drain, read_body, refusal
+from rafs.backend.body import ByteRange, check_range_answer, drain, read_body
 from rafs.backend.http import HttpFailure, host_of
 from rafs.backend.mirrors import Route
 from rafs.errors import BlobCorrupt
@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 #: of blobs whose redirect is remembered
 MAX_KNOWN_BLOBS = 1024
 REDIRECTS = (301, 302, 303, 307, 308)
+MAX_REDIRECTS = 5
 #: how a storage answers to a signed URL that has expired
 _EXPIRED = (400, 401, 403, 404, 410)
+#: bytes of a blob, and the size of all of it, if that was told
+_Part = tuple[bytes, int | None]
 
 
 @dataclass(slots=True)
@@ -56,11 +59,11 @@ class RegistryBlobs:
 
         async def attempt(route: Route) -> int:
             async with self._client.request(
-                route, "HEAD", f"blobs/{digest}", ok=(200, *REDIRECTS)
+                route, "HEAD", f"blobs/{digest}", ok=(200, 405, 501, *REDIRECTS)
             ) as response:
                 if response.status == 200 and response.content_length is not None:
                     return int(response.content_length)
-            # behind a redirect HEAD may not be allowed, and there the answer to a range tells the size
+            # HEAD may not be known, or not be allowed behind a redirect: the answer to a range tells the size
             _, size = await self._read(route, digest, ByteRange(0, 1), {})
             if size is None:
                 raise HttpFailure("corrupt", route.name, "does not tell the size of the blob")
@@ -105,10 +108,8 @@ class RegistryBlobs:
             self._known.popitem(last=False)
         return known
 
-    async def _read(
-        self, route: Route, digest: str, asked: ByteRange, headers: Mapping[str, str]
-    ) -> tuple[bytes, int | None]:
-        """One range on one way: (its bytes, the size of the blob if that is told)."""
+    async def _read(self, route: Route, digest: str, asked: ByteRange, headers: Mapping[str, str]) -> _Part:
+        """One range on one way."""
         known = self._known_of(digest)
         if known.redirect and known.on is route:
             url = known.redirect
@@ -119,24 +120,43 @@ class RegistryBlobs:
                     raise
                 if known.redirect == url:  # else others have asked for a new one already
                     known.redirect = ""
-        all_headers = {**headers, "Range": asked.header}
-        ok = (200, 206, *REDIRECTS)
-        async with self._client.request(
-            route, "GET", f"blobs/{digest}", ok=ok, headers=all_headers, length=asked.length
-        ) as response:
-            if response.status not in REDIRECTS:
-                return await self._take(response, asked, route.name)
-            url = self._location(response, route.name)
-            await drain(response)
+        answer = await self._get(route, f"blobs/{digest}", asked, headers)
+        if isinstance(answer, tuple):
+            return answer
         try:
-            result = await self._read_redirected(route, url, asked)
+            result = await self._read_redirected(route, answer, asked)
         except HttpFailure as failure:
             if failure.status not in _EXPIRED:
                 raise
             reason = f"refuses the URL that {route.name} has just redirected to: {failure.reason}"
             raise HttpFailure(failure.kind, failure.host, reason, status=failure.status) from None
-        known.redirect, known.on = url, route
+        known.redirect, known.on = answer, route
         return result
+
+    async def _read_redirected(self, route: Route, url: str, asked: ByteRange) -> _Part:
+        for _ in range(MAX_REDIRECTS):
+            answer = await self._get(route, url, asked, {})
+            if isinstance(answer, tuple):
+                return answer
+            url = answer
+        raise HttpFailure("corrupt", host_of(url), f"redirects more than {MAX_REDIRECTS} times")
+
+    async def _get(
+        self, route: Route, path: str, asked: ByteRange, headers: Mapping[str, str]
+    ) -> _Part | str:
+        """The part that was asked for, or the URL that it is to be asked for at."""
+        ok = (200, 206, *REDIRECTS)
+        ranged = {**headers, "Range": asked.header}
+        async with self._client.request(
+            route, "GET", path, ok=ok, headers=ranged, length=asked.length
+        ) as response:
+            name = route.name if path.startswith("blobs/") else host_of(path)
+            if response.status in REDIRECTS:
+                url = self._location(response, name)
+                await drain(response)
+                return url
+            size = check_range_answer(response, asked, name)
+            return await read_body(response, asked.length, name, self._client.options), size
 
     def _location(self, response: aiohttp.ClientResponse, name: str) -> str:
         """The URL that an answer redirects to, changed as the configuration wants."""
@@ -146,25 +166,3 @@ class RegistryBlobs:
         except (LookupError, ValueError):
             raise HttpFailure("corrupt", name, "redirects to what is no URL with a host") from None
         return url
-
-    async def _read_redirected(self, route: Route, url: str, asked: ByteRange) -> tuple[bytes, int | None]:
-        url = route.rewritten(url)
-        name = host_of(url)
-        async with self._client.pool.exchange(
-            "GET",
-            url,
-            self._client.options,
-            headers={"Range": asked.header},
-            length=asked.length,
-            proxy=route.proxy_for(url),
-            name=name,
-        ) as response:
-            if response.status not in (200, 206):
-                raise await refusal(response, name)
-            return await self._take(response, asked, name)
-
-    async def _take(
-        self, response: aiohttp.ClientResponse, asked: ByteRange, name: str
-    ) -> tuple[bytes, int | None]:
-        size = check_range_answer(response, asked, name)
-        return await read_body(response, asked.length, name, self._client.options), size

@@ -19,6 +19,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -161,6 +162,23 @@ def _call(method: str, url: str, body: bytes, kind: str = "") -> HTTPResponse:
     except urllib.error.HTTPError as error:
         raise AssertionError(f"{method} {url}: {error.code} {error.read()!r}") from None
     return answer
+
+
+def wait_until_tokens_expire(registry: DockerRegistry, repository: str, tokens: TokenServer) -> None:
+    """Return when the registry refuses all tokens that have been issued so far."""
+    _, document = tokens.issue([f"repository:{repository}:pull"])
+    headers = {"Authorization": f"Bearer {document['token']}"}
+    request = urllib.request.Request(f"{registry.url}/v2/{repository}/tags/list", headers=headers)
+    deadline = time.monotonic() + tokens.life_s + START_DEADLINE_S
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(request, timeout=10).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 401:
+                return
+        time.sleep(0.01)  # not to be a load on it
+    pytest.fail("the tokens do not expire", pytrace=False)
 
 
 @pytest.fixture

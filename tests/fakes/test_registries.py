@@ -12,7 +12,13 @@ import pytest
 
 from tests.fakes.accounts import BASIC, PASSWORD, USER
 from tests.fakes.certificates import certified
-from tests.fakes.registries import DockerRegistry, docker_registry_at, nginx_at, signed_path
+from tests.fakes.registries import (
+    DockerRegistry,
+    docker_registry_at,
+    nginx_at,
+    signed_path,
+    wait_until_tokens_expire,
+)
 from tests.fakes.token_server import TokenServer
 
 CONTENT = bytes(range(256)) * 100
@@ -64,15 +70,8 @@ def test_logins(tmp_path: Path) -> None:
         status, document = tokens.answer(f"/token{scope}", f"Basic {BASIC}")
         authorization = f"Bearer {document['token']}"
         assert (status, get(registry.url + path, Authorization=authorization)) == (200, CONTENT)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                get(registry.url + path, Authorization=authorization)
-            except urllib.error.HTTPError as error:
-                error.close()
-                break
-        else:
-            pytest.fail("the token does not expire")
+        wait_until_tokens_expire(registry, "a/b", tokens)
+        assert refused(registry.url + path, Authorization=authorization)[0] == 401
 
 
 def test_tls(tmp_path: Path) -> None:

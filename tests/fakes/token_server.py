@@ -7,6 +7,7 @@ import json
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from urllib.parse import parse_qs, urlsplit
@@ -56,7 +57,10 @@ class TokenServer:
         if authorization != f"Basic {wanted}":
             self.refused += 1
             return 401, {"errors": [{"code": "UNAUTHORIZED"}]}
-        scopes = parse_qs(urlsplit(path).query).get("scope", [])
+        return self.issue(parse_qs(urlsplit(path).query).get("scope", []))
+
+    def issue(self, scopes: Sequence[str]) -> tuple[int, dict[str, object]]:
+        """A token for whoever asks in this process."""
         access = []
         for scope in scopes:
             kind, _, rest = scope.partition(":")

@@ -198,6 +198,39 @@ async def test_a_fresh_url_that_is_refused_is_the_storages_fault(status: int) ->
         assert len(registry.requests) == 1
 
 
+async def test_redirects_within_the_registry_go_with_credentials() -> None:
+
+    async def elsewhere(request: web.Request) -> web.Response | None:
+        if "hop" in request.query:
+            return None if request.query["hop"] == "0" else hop(int(request.query["hop"]) - 1)
+        return hop(hops)
+
+    def hop(count: int) -> web.Response:
+        location = f"/v2/{REPOSITORY}/blobs/{DIGEST}?hop={count}"
+        return web.Response(status=302, headers={"Location": location})
+
+    async with FakeRegistry({BLOB_ID: CONTENT}) as registry, client_of(registry, BASIC) as client:
+        registry.login, registry.answer = "basic", elsewhere
+        hops = 0
+        assert await client.blobs.read(DIGEST, 0, 10) == CONTENT[:10]
+        client.blobs.forget()
+        hops = 3
+        assert await client.blobs.read(DIGEST, 0, 10) == CONTENT[:10]
+        client.blobs.forget()
+        hops = 9
+        with pytest.raises(BlobCorrupt, match="redirects more than 5 times"):
+            await client.blobs.read(DIGEST, 0, 10)
+
+
+async def test_the_size_of_a_blob_where_head_is_unknown() -> None:
+    async def no_head(request: web.Request) -> web.Response | None:
+        return web.Response(status=405) if request.method == "HEAD" else None
+
+    async with FakeRegistry({BLOB_ID: CONTENT}) as registry, client_of(registry) as client:
+        registry.answer = no_head
+        assert await client.blobs.size(DIGEST) == len(CONTENT)
+
+
 async def test_a_redirect_to_nowhere() -> None:
     async with FakeRegistry({BLOB_ID: CONTENT}) as registry, client_of(registry) as client:
         registry.storage = "http://["

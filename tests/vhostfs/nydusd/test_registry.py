@@ -1,0 +1,78 @@
+"""An image in a real registry, mounted as Kata does it: refused logins are told, new credentials help."""
+
+from __future__ import annotations
+
+import base64
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.accounts import BASIC, PASSWORD, REPOSITORY, USER
+from tests.fakes.registries import DockerRegistry, docker_registry_at, wait_until_tokens_expire
+from tests.fakes.token_server import TokenServer
+from tests.vhostfs.conftest import BuiltImage
+from tests.vhostfs.nydusd.daemon_process import snapshotter_config, started, wait_go
+from tests.vhostfs.test_daemon import Guest
+
+MOUNTPOINT = "/rafs/3f4e2a90d1b7c6/lowerdir"
+
+
+def registry_config(registry: DockerRegistry, work_dir: Path, auth: str) -> str:
+    """What nydus-snapshotter writes for an image in a registry (contract 4.3)."""
+    config = json.loads(snapshotter_config(work_dir, work_dir, prefetch=False))
+    config["device"]["backend"] = {
+        "type": "registry",
+        "config": {
+            "readahead": False,
+            "host": registry.host,
+            "repo": REPOSITORY,
+            "auth": auth,
+            "scheme": "http",
+            "proxy": {"fallback": False},
+            "timeout": 2,
+            "connect_timeout": 2,
+            "retry_limit": 2,
+        },
+    }
+    return json.dumps(config)
+
+
+def test_logins_at_mount_and_while_the_image_is_used(image: BuiltImage, tmp_path: Path) -> None:
+    (blob,) = image.blob_dir.iterdir()
+    folder = tmp_path / "registry"
+    with docker_registry_at(folder) as plain:
+        plain.push_blob(REPOSITORY, blob.read_bytes())
+    words = ["virtiofs", "--log-level", "info", "--apisock", "api", "--sock", "vu"]
+    with (
+        TokenServer(USER, PASSWORD, life_s=1) as tokens,
+        docker_registry_at(folder, login="bearer", token_server=tokens) as registry,
+        started(tmp_path, words) as nydusd,
+    ):
+        wait_go(nydusd)
+
+        def mount(auth: str) -> tuple[int, object]:
+            config = registry_config(registry, tmp_path / "cache", auth)
+            body = {"fs_type": "rafs", "source": str(image.bootstrap), "config": config}
+            return nydusd.call("POST", f"/api/v1/mount?mountpoint={MOUNTPOINT}", body)
+
+        status, answer = mount(base64.b64encode(b"somebody:wrong").decode())
+        assert status == 500 and isinstance(answer, dict)
+        assert "refuses the credentials (auth in the configuration)" in answer["message"]
+        assert mount(BASIC) == (204, None)
+        with closing(Guest(str(nydusd.sock))) as guest:
+            path = f"{MOUNTPOINT}/dir/file3".encode()
+            assert guest.read(path) == b"content 3\n"
+            tokens.password = "rotated"
+            wait_until_tokens_expire(registry, REPOSITORY, tokens)
+            big = f"{MOUNTPOINT}/big".encode()
+            with pytest.raises(OSError, match="Input/output error"):
+                guest.read(big)
+            assert "refuses the credentials" in nydusd.log
+            auth = base64.b64encode(f"{USER}:rotated".encode()).decode()
+            assert nydusd.call("PUT", "/api/v1/config?id=/15", {"registry_auth": auth})[0] == 204
+            assert guest.read(big) == (image.source / "big").read_bytes()
+        for secret in (PASSWORD, "rotated", BASIC, auth):
+            assert secret not in nydusd.log
+        assert nydusd.end() == 0
