@@ -1,152 +1,174 @@
-"""HTTP over a Unix socket, by aiohttp's server. No route and no state is known here.
+"""HTTP/1.1 over a Unix socket: h11 knows the protocol, asyncio the socket. No routes and no state in here.
 
-Only the server half of aiohttp is loaded. Importing the package runs its `__init__`, which imports the client
-first: as much again in time and memory, in a process that Kata waits for and that exists once for each VM.
-So an empty package stands in its place; whoever wants more of it gets the whole one (`_load`).
+h11 and not aiohttp, whose server takes ten times as long to import, and 5 MB: Kata waits for this daemon, and
+there is one for each VM.
 
+A connection answers one request at a time; what a client sends ahead waits, up to MAX_AHEAD bytes.
 Connections that are idle, or have not said anything yet, stay open for ever: to some clients they are the
-sign that the daemon lives (contract 4.5).
+sign that the daemon lives (contract 4.5). Who hangs up, or just its sending side, has given up: its request
+is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
-import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Any
+from http import HTTPStatus
+from typing import cast
+
+import h11
 
 from vhostfs.api.routes import MAX_BODY, Answer, error_answer
 from virtqueue.listener import Listener
 
-
-def _stand_in_for_aiohttp() -> None:
-    if "aiohttp" in sys.modules:
-        return
-    spec = importlib.util.find_spec("aiohttp")
-    if spec is None or spec.loader is None:
-        raise ImportError("aiohttp is not installed")
-    package, loader = importlib.util.module_from_spec(spec), spec.loader
-
-    def load(name: str) -> Any:
-        """Called for what the package does not have yet (PEP 562)."""
-        if name.startswith("__"):  # asked by the import system, of every module
-            raise AttributeError(name)
-        with suppress(ModuleNotFoundError):  # most are modules of the package
-            return importlib.import_module(f"aiohttp.{name}")
-        del package.__dict__["__getattr__"]
-        loader.exec_module(package)
-        return getattr(package, name)
-
-    package.__dict__["__getattr__"] = load
-    package.__dict__["__version__"] = ""  # of the Server header, which is ours
-    sys.modules["aiohttp"] = package
-
-
-_stand_in_for_aiohttp()
-
-from aiohttp.abc import AbstractStreamWriter  # noqa: E402
-from aiohttp.http_parser import RawRequestMessage  # noqa: E402
-from aiohttp.streams import StreamReader  # noqa: E402
-from aiohttp.web_exceptions import HTTPRequestEntityTooLarge  # noqa: E402
-from aiohttp.web_protocol import RequestHandler  # noqa: E402
-from aiohttp.web_request import BaseRequest  # noqa: E402
-from aiohttp.web_response import Response, StreamResponse  # noqa: E402
-from aiohttp.web_server import Server  # noqa: E402
-
 log = logging.getLogger(__name__)
 
-#: longer than any machine runs; 0 would close a connection after its first answer
-FOREVER_S = 1e9
 #: connections that may wait to be accepted: the kernel's own bound is lower
 BACKLOG = 1024
+#: of a request line and its headers
+MAX_HEAD = 64 << 10
+#: read while a request is being answered
+MAX_AHEAD = 64 << 10
 #: how long answers that are being made are waited for at the end
 CLOSE_DEADLINE_S = 0.3
-
-HEADERS = {"Server": "Nydus API", "Content-Type": "application/json"}
 
 AnswerRequest = Callable[[str, str, bytes], Awaitable[Answer]]
 
 
-class _Connection(RequestHandler):
-    """aiohttp's, with errors as our clients parse them."""
+class _Connection(asyncio.Protocol):
+    """One client."""
 
-    __slots__ = ()
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self._request: h11.Request | None = None
+        self._body = bytearray()
+        self._ahead = 0
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self.task: asyncio.Task[None] | None = None
 
-    def handle_error(
-        self,
-        request: BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> StreamResponse:
-        """What aiohttp itself refuses: it is no HTTP."""
-        log.warning("%s", message or "a request could not be read")
-        response = _response(error_answer(status, message or "the request could not be read"))
-        response.force_close()
-        return response
+    # asyncio
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's only look like it
+        self._server.connections.add(self)
 
-class _Server(Server):
-    def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+    def data_received(self, data: bytes) -> None:
+        self._http.receive_data(data)
+        if self.task is None:
+            self._go_on()
+            return
+        self._ahead += len(data)
+        if self._ahead > MAX_AHEAD:  # and only then: who does not read does not see the client go
+            self._transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.connections.discard(self)
+        if self.task is not None:
+            self.task.cancel()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    # requests
+
+    def _go_on(self) -> None:
+        try:
+            while self.task is None and self._take(self._http.next_event()):
+                pass
+        except h11.RemoteProtocolError as error:
+            log.warning("a request could not be read: %s", error)
+            status = error.error_status_hint if error.error_status_hint in (413, 414, 431) else 400
+            self._send(error_answer(status, f"BadRequest: {error}"), close=True)
+
+    def _take(self, event: object) -> bool:
+        """Whether there may be more to take."""
+        if isinstance(event, h11.Request):
+            if event.http_version not in (b"1.0", b"1.1"):
+                raise h11.RemoteProtocolError(f"HTTP {event.http_version.decode()} is not spoken here")
+            self._request = event
+            if self._http.they_are_waiting_for_100_continue:
+                go_on = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
+                self._transport.write(self._http.send(go_on) or b"")
+        elif isinstance(event, h11.Data):
+            self._body += event.data
+            if len(self._body) > MAX_BODY:
+                text = f"BadRequest: the body has more than {MAX_BODY} bytes"
+                self._send(error_answer(413, text), close=True)
+                return False
+        elif isinstance(event, h11.EndOfMessage):
+            self.task = asyncio.get_running_loop().create_task(self._answer())
+        elif isinstance(event, h11.ConnectionClosed):
+            self._transport.close()
+            return False
+        return event is not h11.NEED_DATA and event is not h11.PAUSED
+
+    async def _answer(self) -> None:
+        assert self._request is not None
+        method, target = self._request.method.decode(), self._request.target.decode("latin-1")
+        body = bytes(self._body)
+        self._request, self._body = None, bytearray()
+        answer = await self._server.answer_request(method, target, body)
+        await self._writable.wait()  # a client that does not read its answers gets no more of them
+        self.task = None
+        self._send(answer, close=self._server.is_closing)
+        if not self._transport.is_closing():
+            self._ahead = 0
+            self._transport.resume_reading()
+            self._go_on()
+
+    def _send(self, answer: Answer, *, close: bool) -> None:
+        headers = [("Server", "Nydus API"), ("Content-Type", "application/json")]
+        if answer.status != 204:  # RFC 9110, 8.6
+            headers.append(("Content-Length", str(len(answer.body or b""))))
+        if close:
+            headers.append(("Connection", "close"))
+        reason = HTTPStatus(answer.status).phrase
+        head = h11.Response(status_code=answer.status, headers=headers, reason=reason)
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self._transport.close()  # it was answered already, and then broke the protocol
+            return
+        self._transport.write(self._http.send(head) or b"")
+        if answer.body:
+            self._transport.write(self._http.send(h11.Data(data=answer.body)) or b"")
+        self._transport.write(self._http.send(h11.EndOfMessage()) or b"")
+        if close or h11.MUST_CLOSE in (self._http.our_state, self._http.their_state):
+            self._transport.close()  # after what was written
+        else:
+            self._http.start_next_cycle()
+
+    def close(self) -> None:
+        """At the end; what was written is still sent."""
+        self._transport.close()
 
 
 class HttpServer:
-    """Serves `answer_request(method, target, body)` at a path from `start` to `close`."""
+    """Serves `answer_request(method, target, body)` at a listener from `start` to `close`."""
 
     def __init__(self, answer_request: AnswerRequest) -> None:
-        self._answer_request = answer_request
-        self._server: _Server | None = None
+        self.answer_request = answer_request
+        self.connections: set[_Connection] = set()
+        self.is_closing = False
         self._listening: asyncio.Server | None = None
 
     async def start(self, listener: Listener) -> None:
         """Answer who connects. The listener stays the caller's."""
         loop = asyncio.get_running_loop()
-        self._server = _Server(
-            self._handle,
-            request_factory=self._make_request,
-            handler_cancellation=True,  # whoever gives up does not want its mount any more
-            access_log=None,
-            tcp_keepalive=False,
-            keepalive_timeout=FOREVER_S,
-            max_line_size=64 << 10,
-            max_field_size=64 << 10,
-            auto_decompress=False,
+        self._listening = await loop.create_unix_server(
+            lambda: _Connection(self), sock=listener.sock, backlog=BACKLOG
         )
-        self._listening = await loop.create_unix_server(self._server, sock=listener.sock, backlog=BACKLOG)
 
     async def close(self) -> None:
         """Take no more connections; send the answers that are being made; close."""
+        self.is_closing = True
         if self._listening is not None:
             self._listening.close()
-        if self._server is not None:
-            self._server.pre_shutdown()
-            await self._server.shutdown(CLOSE_DEADLINE_S)
-
-    async def _handle(self, request: BaseRequest) -> StreamResponse:
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0  # type: ignore[attr-defined, unused-ignore]
-        try:
-            body = await request.read()
-        except HTTPRequestEntityTooLarge:
-            return _response(error_answer(413, f"BadRequest: the body has more than {MAX_BODY} bytes"))
-        return _response(await self._answer_request(request.method, request.raw_path, body))
-
-    @staticmethod
-    def _make_request(
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: RequestHandler,
-        writer: AbstractStreamWriter,
-        task: asyncio.Task[None],
-    ) -> BaseRequest:
-        loop = asyncio.get_running_loop()
-        return BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY)
-
-
-def _response(answer: Answer) -> Response:
-    return Response(status=answer.status, body=answer.body, headers=HEADERS)
+        if tasks := [connection.task for connection in self.connections if connection.task is not None]:
+            await asyncio.wait(tasks, timeout=CLOSE_DEADLINE_S)
+        for connection in list(self.connections):
+            connection.close()

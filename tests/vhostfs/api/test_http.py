@@ -208,18 +208,46 @@ async def test_the_end_sends_what_is_being_answered(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_only_the_server_half_is_loaded_and_the_rest_can_be() -> None:
-    code = """
-import sys, vhostfs.api.http
-assert "aiohttp.client" not in sys.modules, "the client is loaded"
-import aiohttp
-assert aiohttp.web.Response is sys.modules["aiohttp.web_response"].Response
-assert aiohttp.ClientSession.__module__ == "aiohttp.client" and aiohttp.__version__
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)
+async def test_requests_that_are_sent_ahead_are_answered_in_turn(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s"):
+        requests = b"".join(b"GET /%d HTTP/1.1\r\nHost: unix\r\n\r\n" % number for number in range(20))
+        requests += b"GET /last HTTP/1.1\r\nHost: unix\r\nConnection: close\r\n\r\n"
+        answers = await exchange(tmp_path / "s", requests)
+        targets = [
+            json.loads(part.partition(b"\r\n\r\n")[2])["target"]
+            for part in answers.split(b"HTTP/1.1 200 OK")[1:]
+        ]
+        assert targets == [f"/{number}" for number in range(20)] + ["/last"]
 
 
-def test_a_whole_aiohttp_is_left_alone() -> None:
-    code = "import aiohttp; before = aiohttp.Client; import vhostfs.api.http; assert aiohttp.Client is before"
-    code = code.replace("Client", "ClientSession")
+async def test_a_flood_of_requests_is_read_as_it_is_answered(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s") as echo:
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        writer.write(b"GET /wait HTTP/1.1\r\nHost: unix\r\n\r\n")
+        flood = 8000
+        sending = asyncio.create_task(_flood(writer, flood))
+        while not echo.waiting:
+            await asyncio.sleep(0)
+        echo.gate.set()
+        for _ in range(flood + 1):
+            assert (await reader.readuntil(b'"size": 0}')).startswith(b"HTTP/1.1 200 OK\r\n")
+        await sending
+        writer.close()
+
+
+async def _flood(writer: asyncio.StreamWriter, count: int) -> None:
+    for _ in range(count // 1000):
+        writer.write(b"GET /a HTTP/1.1\r\nHost: unix\r\n\r\n" * 1000)
+        await writer.drain()
+
+
+async def test_a_chunked_body_is_put_together(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s"):
+        head = b"PUT /a HTTP/1.1\r\nHost: u\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        answer = await exchange(tmp_path / "s", head + b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n")
+        assert json.loads(parts(answer)[2])["size"] == 7
+
+
+def test_the_start_loads_no_aiohttp() -> None:
+    code = "import sys, vhostfs.nydusd.daemon; assert 'aiohttp' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)
