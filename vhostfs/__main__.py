@@ -10,7 +10,16 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from vhostfs import cli_build, cli_check, cli_inspect, cli_merge, cli_registry, cli_serve, cli_unpack
+from vhostfs import (
+    cli_build,
+    cli_check,
+    cli_convert,
+    cli_inspect,
+    cli_merge,
+    cli_registry,
+    cli_serve,
+    cli_unpack,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"vhostfs {version('vhostfs')}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     cli_build.add_parser(subparsers)
+    cli_convert.add_parser(subparsers)
     cli_merge.add_parser(subparsers)
     cli_registry.add_parser(subparsers)
     cli_serve.add_parser(subparsers)

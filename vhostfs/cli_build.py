@@ -57,6 +57,25 @@ def add_parser(subparsers: Subparsers) -> None:
         required=True,
         help="directory for the data blob, made if missing",
     )
+    add_packing_options(parser)
+    parser.add_argument(
+        "--whiteout-spec",
+        choices=["oci", "overlayfs", "none"],
+        help="which entries say that something of the layers below is removed; they are no part of the "
+        "image. none keeps them, for vhostfs merge (default: oci for archives, none for directories)",
+    )
+    parser.add_argument(
+        "--parent-bootstrap",
+        metavar="FILE",
+        type=Path,
+        help="build SOURCE as the next layer on this image; the bootstrap written has both",
+    )
+    add_prefetch_options(parser)
+    parser.set_defaults(run=run)
+
+
+def add_packing_options(parser: argparse.ArgumentParser) -> None:
+    """How chunks are made; `vhostfs convert` has them too."""
     parser.add_argument(
         "--compressor",
         choices=["none", "lz4_block", "zstd"],
@@ -78,26 +97,12 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--jobs", metavar="N", type=int, help="threads (default: one a core)")
     parser.add_argument(
-        "--whiteout-spec",
-        choices=["oci", "overlayfs", "none"],
-        help="which entries say that something of the layers below is removed; they are no part of the "
-        "image. none keeps them, for vhostfs merge (default: oci for archives, none for directories)",
-    )
-    parser.add_argument(
-        "--parent-bootstrap",
-        metavar="FILE",
-        type=Path,
-        help="build SOURCE as the next layer on this image; the bootstrap written has both",
-    )
-    parser.add_argument(
         "--chunk-dict",
         metavar="FILE",
         type=_chunk_dict,
         help="a bootstrap; chunks that its blobs have are referred to and not stored again "
         "(nydus-image's form bootstrap=FILE is taken too)",
     )
-    add_prefetch_options(parser)
-    parser.set_defaults(run=run)
 
 
 def add_prefetch_options(parser: argparse.ArgumentParser) -> None:

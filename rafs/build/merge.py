@@ -19,6 +19,7 @@ from native.rafs_v6 import (
     RAFS_FLAG_DIGEST_SHA256,
     RAFS_FLAG_EXPLICIT_UIDGID,
 )
+from rafs.build.blob_facts import BlobFacts
 from rafs.build.chunks import ChunkStore
 from rafs.build.errors import BuildError
 from rafs.build.load import check_alike, load_tree, opened
@@ -41,15 +42,19 @@ KEPT_FLAGS = (
 
 @dataclass(frozen=True, slots=True)
 class MergeResult:
-    """`blob_ids` in the order of the blob table; sizes in bytes."""
+    """`blobs` in the order of the blob table; sizes in bytes."""
 
     bootstrap_path: Path
     bootstrap_size: int
-    blob_ids: tuple[str, ...]
+    blobs: tuple[BlobFacts, ...]
     entry_count: int
     inode_count: int
     data_size: int
     warnings: tuple[str, ...]
+
+    @property
+    def blob_ids(self) -> tuple[str, ...]:
+        return tuple(blob.blob_id for blob in self.blobs)
 
 
 def merge_bootstraps(
@@ -86,7 +91,7 @@ def merge_bootstraps(
     return MergeResult(
         bootstrap_path=path,
         bootstrap_size=len(content),
-        blob_ids=tuple(blob.blob_id for blob in table.facts),
+        blobs=tuple(table.facts),
         entry_count=tree.entry_count,
         inode_count=len(tree.inodes),
         data_size=sum(inode.size for inode in tree.inodes if inode.is_regular),

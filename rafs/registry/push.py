@@ -64,9 +64,8 @@ class Pusher:
         what = self._for(f"blob {blob.digest}")
         if await self.client.has_blob(blob.digest):
             return Pushed.THERE
-        for name in dict.fromkeys(mount_from):
-            if name != self.client.repository and await self._mount(what, blob.digest, name):
-                return Pushed.MOUNTED
+        if await self.mount_blob(blob, mount_from):
+            return Pushed.MOUNTED
 
         async def attempt(route: Route) -> None:
             upload = Upload(
@@ -82,6 +81,14 @@ class Pusher:
 
         await self.client.run(what, attempt)
         return Pushed.SENT
+
+    async def mount_blob(self, blob: Descriptor, mount_from: Sequence[str]) -> bool:
+        """Whether the registry could take the blob over from one of these repositories."""
+        what = self._for(f"blob {blob.digest}")
+        for name in dict.fromkeys(mount_from):
+            if name != self.client.repository and await self._mount(what, blob.digest, name):
+                return True
+        return False
 
     async def push_bytes(self, content: bytes, media_type: str, **more: object) -> Descriptor:
         """Push `content` as a blob; return its descriptor. Raises BlobUnavailable."""

@@ -1,0 +1,10 @@
+"""OCI images to RAFS images: `convert_image` is the entry point.
+
+Reading order: `image` (the whole path), `layer` (one layer, and what is remembered of it), `bootstrap_layer`,
+`document` (manifest and configuration), `progress`.
+"""
+
+from rafs.convert.image import ConvertResult, convert_image
+from rafs.convert.options import ConvertOptions, KeepOci
+
+__all__ = ["ConvertOptions", "ConvertResult", "KeepOci", "convert_image"]
