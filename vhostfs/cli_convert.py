@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vhostfs.cli_build import add_packing_options, format_size, read_prefetch_list
+from vhostfs.cli_build import add_packing_options, read_prefetch_list
+from vhostfs.sizes import format_size
 
 if TYPE_CHECKING:
     from rafs.convert import ConvertOptions, ConvertResult

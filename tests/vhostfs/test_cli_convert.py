@@ -24,6 +24,7 @@ from rafs.fetch import FetchResources
 from rafs.image import Image
 from rafs.oci.layout import Layout
 from rafs.upcalls import Upcalls
+from tests.fakes.blob_store import joined
 from tests.fakes.converted import check_manifest
 from tests.fakes.oci_image import EXPECTED, LAYERS, add_image
 from tests.fakes.registries import docker_registry_at
@@ -56,7 +57,7 @@ async def read_lazily(bootstrap: Path, registry: Registry, where: Path) -> tuple
     chunks, resources = ChunkStore(), FetchResources()
     upcalls = Upcalls(chunks)
     upcalls.start()
-    store = BlobStore(where / "cache", backend, upcalls, resources)
+    store = BlobStore(joined(where / "cache"), backend, upcalls, resources)
     store.start()
     listener = Listener.bind(str(where / "sock"))
     try:
