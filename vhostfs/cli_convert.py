@@ -102,7 +102,12 @@ def run(args: argparse.Namespace) -> int:
         options = ConvertOptions(
             work_dir=args.work_dir,
             build=BuildOptions(
-                args.compressor, args.digester, args.chunk_size, args.jobs, chunk_dict=args.chunk_dict
+                args.compressor,
+                args.digester,
+                args.chunk_size,
+                args.jobs,
+                chunk_dict=args.chunk_dict,
+                fs_version=args.fs_version,
             ),
             prefetch=read_prefetch_list(args.prefetch_files),
             platforms=tuple(Platform.parse(text) for text in args.platform),

@@ -42,7 +42,6 @@ from rafs.oci.descriptor import (
 from rafs.oci.image import Manifest, Platform, parse_index, wanted_manifests
 from rafs.oci.place import Place
 
-FS_VERSION = "6"
 #: of indexes in indexes
 _MAX_DEPTH = 3
 
@@ -171,7 +170,10 @@ class _Conversion:
         kind = RAFS_CONFIG if keep is KeepOci.INDEX else OCI_CONFIG
         config_blob = Descriptor.of(packed_config, kind)
         await self._target.put_blob(config_blob, packed_config, _no_report)
-        named_layers = [*(blob_layer(blob) for blob in blobs), bootstrap_layer(boot, FS_VERSION)]
+        named_layers = [
+            *(blob_layer(blob) for blob in blobs),
+            bootstrap_layer(boot, str(self._options.build.fs_version)),
+        ]
         content = pack_document(
             converted_manifest(
                 descriptor,

@@ -121,6 +121,7 @@ class LayerConverter:
         chosen = [
             VERSION,
             layer.digest,
+            options.fs_version,
             options.compressor,
             options.digester,
             options.chunk_size,
