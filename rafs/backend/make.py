@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rafs.backend.config import Backend, LocalDisk, LocalFs, ObjectStore, Registry
+from rafs.backend.config import Backend, HttpProxy, LocalDisk, LocalFs, ObjectStore, Registry
 from rafs.backend.http import HttpPool
 from rafs.backend.local import LocalBackend
 from rafs.backend.protocol import BlobBackend
@@ -36,7 +36,8 @@ def make_backend(backend: Backend, pool: HttpPool) -> BlobBackend:
         from rafs.backend.object_store import ObjectStoreBackend
 
         return ObjectStoreBackend(pool, section)
-    raise BackendConfigError(
-        f"the back-end {backend.type!r} is not served by this version; it reads blobs from registries, "
-        f"directories (localfs) and disks (localdisk)"
-    )
+    if isinstance(section, HttpProxy):
+        from rafs.backend.http_proxy import HttpProxyBackend
+
+        return HttpProxyBackend(pool, section)
+    raise BackendConfigError(f"backend.{backend.type} is missing, though backend.type is {backend.type!r}")

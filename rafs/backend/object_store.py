@@ -48,7 +48,7 @@ _PHRASES: tuple[tuple[str, Kind, str], ...] = (
     ("InvalidCertificate", "network", "its certificate is not trusted; name its CA in ca_cert_files"),
     ("dns error", "network", "its name cannot be resolved"),
     ("Connection refused", "network", "no connection: Connection refused"),
-    ("kind: Connect", "network", "no connection"),
+    ("kind: Connect,", "network", "no connection"),
     ("kind: Timeout", "network", "no answer in time"),
     ("TimedOut", "network", "no answer in time"),
     ("IncompleteMessage", "network", "the connection broke"),

@@ -190,10 +190,14 @@ def docker_registry(tmp_path: Path) -> Iterator[DockerRegistry]:
 
 @dataclass
 class Nginx:
-    """An nginx that runs and serves `root`; below /signed/ only what is signed and has not expired."""
+    """An nginx that runs and serves `root`; below /signed/ only what is signed and has not expired.
+
+    `socket` is a unix socket at which it listens too.
+    """
 
     port: int
     root: Path
+    socket: Path
 
     @property
     def host(self) -> str:
@@ -210,7 +214,12 @@ def nginx_at(root: Path, folder: Path, *, secret: str = "of a test") -> Iterator
     tree = unpacked("nginx", ["nginx", "libpcre2-8-0", "libssl3", "zlib1g", "libcrypt1"])
     libraries = tree / "usr/lib/x86_64-linux-gnu", tree / "lib/x86_64-linux-gnu"
     folder.mkdir(exist_ok=True)
-    with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=512) as listening,
+        socket.socket(socket.AF_UNIX) as local,
+    ):
+        local.bind(f"{folder}/socket")
+        local.listen(512)
         port = listening.getsockname()[1]
         (folder / "nginx.conf").write_text(
             f"""
@@ -223,6 +232,7 @@ http {{
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   server {{
     listen 127.0.0.1:{port};
+    listen unix:{folder}/socket;
     root {root};
     location ~ ^/signed/(?<hash>[^/]+)/(?<until>[0-9]+)/(?<name>.*)$ {{
       secure_link $hash,$until;
@@ -239,12 +249,13 @@ http {{
         command += ["-c", str(folder / "nginx.conf")]
         env = environment() | {
             "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-            "NGINX": f"{listening.fileno()};",  # it takes the socket over
+            "NGINX": f"{listening.fileno()};{local.fileno()};",  # it takes the sockets over
         }
-        process = subprocess.Popen(command, env=env, pass_fds=[listening.fileno()], stderr=subprocess.PIPE)
-        # the socket listens already: whoever connects waits until nginx accepts
+        descriptors = [listening.fileno(), local.fileno()]
+        process = subprocess.Popen(command, env=env, pass_fds=descriptors, stderr=subprocess.PIPE)
+        # the sockets listen already: whoever connects waits until nginx accepts
     try:
-        yield Nginx(port, root)
+        yield Nginx(port, root, folder / "socket")
     finally:
         process.terminate()
         _, errors = process.communicate(timeout=START_DEADLINE_S)

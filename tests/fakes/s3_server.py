@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 REPO = Path(__file__).resolve().parents[2]
@@ -35,6 +36,13 @@ class S3Server:
     @property
     def host(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+
+def section_of(server: S3Server, **changes: Any) -> dict[str, Any]:
+    """The configuration of a back-end that reads its bucket "bucket"."""
+    section = {"scheme": "http", "endpoint": server.host, "region": REGION, "bucket_name": "bucket"}
+    keys = {"access_key_id": server.access_key, "access_key_secret": server.secret_key}
+    return {**section, **keys, **changes}
 
 
 @contextmanager

@@ -5,26 +5,15 @@ S3 is asked from a server of others (moto), GCS and Azure from fakes that check 
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
-from rafs.backend import BlobBackend
-from rafs.backend.config import Backend, decode_secret
-from rafs.backend.http import HttpPool
-from rafs.backend.make import make_backend
-from rafs.errors import BlobAuthError, BlobCorrupt, BlobNetworkError, BlobNotFound, BlobUnavailable
+from rafs.errors import BlobAuthError, BlobNetworkError, BlobNotFound, BlobUnavailable
+from tests.fakes.blob_readers import BLOB_ID, CONTENT, backend_of, check_reads
 from tests.fakes.object_stores import FakeAzure, FakeGcs
-from tests.fakes.s3_server import REGION, S3Server, s3_server
-
-BLOB_ID = "ab" * 32
-CONTENT = random.Random(3).randbytes(1_000_000)
+from tests.fakes.s3_server import S3Server, s3_server, section_of
 
 
 @pytest.fixture(scope="module")
@@ -33,48 +22,15 @@ def s3() -> Iterator[S3Server]:
         yield server
 
 
-def s3_section(server: S3Server, **changes: Any) -> dict[str, Any]:
-    section = {"scheme": "http", "endpoint": server.host, "region": REGION, "bucket_name": "bucket"}
-    keys = {"access_key_id": server.access_key, "access_key_secret": server.secret_key}
-    return {**section, **keys, **changes}
-
-
-@asynccontextmanager
-async def backend_of(kind: str, section: dict[str, Any]) -> AsyncIterator[BlobBackend]:
-    """The back-end of a configuration, as JSON has it."""
-    config = msgspec.convert({"type": kind, kind: section}, Backend, dec_hook=decode_secret)
-    pool = HttpPool()
-    backend = make_backend(config, pool)
-    try:
-        yield backend
-    finally:
-        await backend.close()
-        await pool.close()
-
-
-async def check_reads(backend: BlobBackend) -> None:
-    assert await backend.blob_size(BLOB_ID) == len(CONTENT)
-    reads = [(0, 10), (5, 1000), (len(CONTENT) - 1, 1), (0, len(CONTENT)), (7, 0)]
-    answers = await asyncio.gather(*(backend.read_range(BLOB_ID, *read) for read in reads))
-    assert answers == [CONTENT[offset : offset + length] for offset, length in reads]
-    assert await backend.read_range(BLOB_ID, 3, 4, again=True) == CONTENT[3:7]
-    for read in (backend.blob_size("cd" * 32), backend.read_range("cd" * 32, 0, 1)):
-        with pytest.raises(BlobNotFound, match=f"blob {'cd' * 32}: .* has no such blob"):
-            await read
-    for offset in (len(CONTENT) - 5, len(CONTENT) + 5):
-        with pytest.raises(BlobCorrupt, match=f"{BLOB_ID}: 10 bytes at offset {offset}"):
-            await backend.read_range(BLOB_ID, offset, 10)
-
-
 async def test_s3(s3: S3Server) -> None:
-    async with backend_of("s3", s3_section(s3)) as backend:
+    async with backend_of("s3", section_of(s3)) as backend:
         await check_reads(backend)
 
 
 async def test_s3_below_a_prefix(s3: S3Server) -> None:
-    async with backend_of("s3", s3_section(s3, object_prefix="images/")) as backend:
+    async with backend_of("s3", section_of(s3, object_prefix="images/")) as backend:
         assert await backend.read_range(BLOB_ID, 0, 8) == b"prefixed"
-    async with backend_of("s3", s3_section(s3, object_prefix=BLOB_ID[:10])) as backend:
+    async with backend_of("s3", section_of(s3, object_prefix=BLOB_ID[:10])) as backend:
         with pytest.raises(BlobNotFound):
             await backend.read_range(BLOB_ID, 0, 8)
 
@@ -98,7 +54,7 @@ async def test_s3_below_a_prefix(s3: S3Server) -> None:
 async def test_errors_say_whose_fault_it_is(
     s3: S3Server, changes: dict[str, str], error: type[BlobUnavailable], reason: str
 ) -> None:
-    async with backend_of("s3", s3_section(s3, **changes)) as backend:
+    async with backend_of("s3", section_of(s3, **changes)) as backend:
         where = "9 bytes at offset 5 in bucket"
         with pytest.raises(error, match=f"^blob {BLOB_ID}: {where}.*{reason}") as caught:
             await backend.read_range(BLOB_ID, 5, 9)
@@ -110,13 +66,13 @@ async def test_errors_say_whose_fault_it_is(
 async def test_what_the_environment_says_has_no_effect(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of somebody else")
     monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:1")
-    async with backend_of("s3", s3_section(s3)) as backend:
+    async with backend_of("s3", section_of(s3)) as backend:
         await check_reads(backend)
 
 
 async def test_a_server_that_goes() -> None:
     with s3_server({"bucket": {BLOB_ID: CONTENT}}) as server:
-        async with backend_of("s3", s3_section(server)) as backend:
+        async with backend_of("s3", section_of(server)) as backend:
             await backend.read_range(BLOB_ID, 0, 10)
             server.process.kill()
             server.process.wait()

@@ -1,0 +1,209 @@
+"""The ways to an object store: what is spoiled on them, mirrors, proxies, TLS with a CA of one's own."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from rafs.errors import (
+    BackendConfigError,
+    BlobAuthError,
+    BlobCorrupt,
+    BlobNetworkError,
+    BlobNotFound,
+    BlobUnavailable,
+)
+from tests.fakes.blob_readers import BLOB_ID, CONTENT, backend_and_pool_of, backend_of, check_reads
+from tests.fakes.certificates import certified
+from tests.fakes.fault_proxy import (
+    Drip,
+    Fault,
+    FaultProxy,
+    NoHttp,
+    Reset,
+    Short,
+    Stalled,
+    Status,
+    TooLong,
+    Truncated,
+    WebPage,
+    WholeBody,
+    WrongRange,
+    every,
+)
+from tests.fakes.registry import HttpServer
+from tests.fakes.s3_server import REGION, S3Server, s3_server, section_of
+
+
+@pytest.fixture(autouse=True)
+def few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stall takes its second each time."""
+    monkeypatch.setattr("rafs.backend.mirrors.RETRIES", 1)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with s3_server({"bucket": {BLOB_ID: CONTENT}}) as server:
+        yield server
+
+
+class ForwardProxy(HttpServer):
+    """A proxy for plain HTTP: it sends what it is asked for to `target`, whatever host was named."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__()
+        self.target = target
+        self.asked: list[str] = []
+        self.app.router.add_route("*", "/{path:.*}", self._pass)
+
+    async def _pass(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.raw_path)
+        async with (
+            aiohttp.ClientSession(auto_decompress=False) as session,
+            session.request(
+                request.method, self.target + request.rel_url.raw_path, headers=request.headers
+            ) as answer,
+        ):
+            headers = {
+                name: value
+                for name, value in answer.headers.items()
+                if name not in ("Date", "Server", "Connection")
+            }
+            return web.Response(status=answer.status, headers=headers, body=await answer.read())
+
+
+@asynccontextmanager
+async def with_tls(target: str, folder: Path) -> AsyncIterator[tuple[str, Path]]:
+    """A server with TLS in front of `target`: (its host and port, the file of its CA)."""
+    authority = certified("a CA")
+    ca_file, _ = authority.write(folder, "ca")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certified("localhost", authority).write(folder, "server"))
+    proxy = FaultProxy(target)
+    runner = web.AppRunner(proxy.app, access_log=None)
+    await proxy.start()
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+    await site.start()
+    try:
+        yield f"127.0.0.1:{runner.addresses[0][1]}", ca_file
+    finally:
+        await runner.cleanup()
+        await proxy.stop()
+
+
+#: fault, error when it stays, words in it; whether another try may help
+FAULTS: list[tuple[Fault, type[BlobUnavailable], str, bool]] = [
+    (Status(401), BlobAuthError, "refuses us", False),
+    (Status(403), BlobAuthError, "refuses us", False),
+    (Status(404), BlobNotFound, "has no such blob", False),
+    (Status(416), BlobCorrupt, "answers 416", False),
+    (Status(429), BlobNetworkError, "answers 429", True),
+    (Status(500), BlobNetworkError, "answers 500", True),
+    (Reset(), BlobNetworkError, "the connection broke|ended too early", True),
+    (Reset(0), BlobNetworkError, "the connection broke", True),
+    (Truncated(), BlobNetworkError, "ended too early|the connection broke", True),
+    (Short(), BlobCorrupt, r"sends \d+ bytes", True),
+    (TooLong(), BlobCorrupt, "without the headers", True),
+    (Stalled(), BlobNetworkError, "no answer in time", True),
+    (Stalled(0), BlobNetworkError, "no answer in time", True),
+    (WholeBody(), BlobCorrupt, "sends the whole blob", True),
+    (WebPage(), BlobCorrupt, "sends the whole blob|headers", True),
+    (WrongRange(), BlobCorrupt, "another range|Content-Range", True),
+    (NoHttp(), BlobNetworkError, "no HTTP|the request failed", True),
+]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "words", "passes"),
+    FAULTS,
+    ids=lambda value: repr(value) if isinstance(value, Fault) else "",
+)
+async def test_faults(
+    s3: S3Server, fault: Fault, error: type[BlobUnavailable], words: str, passes: bool
+) -> None:
+    async with (
+        FaultProxy(f"http://{s3.host}") as proxy,
+        backend_of("s3", section_of(s3, endpoint=proxy.host, timeout=1)) as backend,
+    ):
+        if passes:
+            proxy.plan = every(2, fault)
+            for offset in (0, 1000):
+                assert await backend.read_range(BLOB_ID, offset, 1000) == CONTENT[offset:][:1000]
+        proxy.plan = every(1, fault)
+        with pytest.raises(error, match=words) as caught:
+            await backend.read_range(BLOB_ID, 5, 999)
+        assert type(caught.value) is error
+        assert str(caught.value).startswith(f"blob {BLOB_ID}: 999 bytes at offset 5 in bucket 'bucket': ")
+        assert proxy.counters[type(fault).__name__] >= (2 if passes else 1)
+
+
+async def test_mirrors_and_the_store_itself(s3: S3Server) -> None:
+    async with FaultProxy(f"http://{s3.host}") as mirror:
+        ping = {"ping_url": f"{mirror.url}/moto-api/"}
+        mirrors = [{"host": "http://127.0.0.1:1"}, {"host": mirror.url, "headers": {"X-Token": "t"}, **ping}]
+        async with backend_and_pool_of("s3", section_of(s3, mirrors=mirrors)) as (backend, pool):
+            assert await backend.read_range(BLOB_ID, 7, 9) == CONTENT[7:16]
+            assert mirror.counters["answers"] >= 1
+            mirror.plan = every(1, Status(500))
+            assert await backend.read_range(BLOB_ID, 7, 9) == CONTENT[7:16]
+            assert mirror.counters["Status"] == 1
+            assert pool.counters["retries"] == 0
+            mirror.plan = None
+            await check_reads(backend)
+
+
+async def test_the_proxy_of_a_bucket_in_a_host_name(s3: S3Server) -> None:
+    """OSS knows no other buckets; by the proxy such a host can be had here."""
+    async with ForwardProxy(f"http://{s3.host}") as proxy:
+        keys = {"access_key_id": s3.access_key, "access_key_secret": s3.secret_key}
+        section = {"endpoint": "oss-cn-hangzhou.aliyuncs.com", "bucket_name": "bucket", "region": REGION}
+        way = {"url": proxy.url, "fallback": False, "use_http": True}
+        async with backend_of("oss", {**section, **keys, "scheme": "http", "proxy": way}) as backend:
+            await check_reads(backend)
+        assert f"http://bucket.s3.oss-cn-hangzhou.aliyuncs.com/{BLOB_ID}" in proxy.asked
+
+
+async def test_a_proxy_that_is_gone_and_one_without_which_it_must_not_be(s3: S3Server) -> None:
+    for fallback in (True, False):
+        section = section_of(s3, proxy={"url": "http://127.0.0.1:1", "fallback": fallback})
+        async with backend_of("s3", section) as backend:
+            if fallback:
+                await check_reads(backend)
+            else:
+                with pytest.raises(BlobNetworkError, match=r"through proxy 127\.0\.0\.1:1: no connection"):
+                    await backend.read_range(BLOB_ID, 0, 1)
+
+
+async def test_certificates(s3: S3Server, tmp_path: Path) -> None:
+    async with with_tls(f"http://{s3.host}", tmp_path) as (host, ca_file):
+        section: dict[str, Any] = section_of(s3, scheme="https", endpoint=host)
+        for trusted in ({"ca_cert_files": [str(ca_file)]}, {"skip_verify": True}):
+            async with backend_of("s3", {**section, **trusted}) as backend:
+                await check_reads(backend)
+        async with backend_of("s3", section) as backend:
+            with pytest.raises(BlobNetworkError, match=f"{host}: its certificate is not trusted"):
+                await backend.read_range(BLOB_ID, 0, 1)
+    (tmp_path / "empty").write_text("no certificate")
+    for name, reason in (("none", "cannot read .*none: No such file"), ("empty", "no certificate in PEM")):
+        with pytest.raises(BackendConfigError, match=f"ca_cert_files: .*{reason}"):
+            async with backend_of("s3", {**section, "ca_cert_files": [str(tmp_path / name)]}):
+                pass
+
+
+async def test_a_slow_drip_ends(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rafs.backend.object_config.REQUEST_TIMEOUT_S", 1)
+    async with (
+        FaultProxy(f"http://{s3.host}") as proxy,
+        backend_of("s3", section_of(s3, endpoint=proxy.host, timeout=1)) as backend,
+    ):
+        proxy.plan = every(1, Drip(0.05))
+        with pytest.raises(BlobNetworkError, match="no answer in time"):
+            await backend.read_range(BLOB_ID, 0, 100_000)
