@@ -18,6 +18,7 @@ from pathlib import Path
 import uvloop
 
 from rafs.backend import BlobBackend, LocalBackend
+from rafs.backend.config import LocalFs, backend_of
 from vhostfs.daemon import Daemon
 from vhostfs.options import ServeOptions
 
@@ -51,9 +52,9 @@ def hold_the_gil(seconds: float) -> None:
     sys.setswitchinterval(interval)
 
 
-async def serve(options: ServeOptions, delay_s: float, stall_s: float) -> None:
+async def serve(options: ServeOptions, blob_dir: Path, delay_s: float, stall_s: float) -> None:
     loop = asyncio.get_running_loop()
-    backend = SlowBackend(LocalBackend(options.blob_dir), delay_s)
+    backend = SlowBackend(LocalBackend(blob_dir), delay_s)
     async with Daemon(options, backend=backend) as daemon:
         loop.add_signal_handler(signal.SIGTERM, daemon.stop)
         loop.add_signal_handler(signal.SIGUSR1, hold_the_gil, stall_s)
@@ -74,13 +75,13 @@ def main() -> int:
     options = ServeOptions(
         socket=arguments.socket,
         bootstrap=arguments.bootstrap,
-        blob_dir=arguments.blob_dir,
+        backend=backend_of("localfs", LocalFs(dir=str(arguments.blob_dir))),
         cache_dir=arguments.cache_dir,
         num_request_queues=arguments.num_request_queues,
         statistics=arguments.statistics,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(options, arguments.delay, arguments.stall))
+        runner.run(serve(options, arguments.blob_dir, arguments.delay, arguments.stall))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rafs.limits import CacheLimits
@@ -43,19 +44,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     where.add_argument("--socket", metavar="PATH", help="listen here (mode 0600; a stale socket is replaced)")
     where.add_argument("--fd", metavar="N", type=int, help="an inherited descriptor that listens already")
     parser.add_argument("--bootstrap", metavar="FILE", type=Path, required=True, help="the image's metadata")
-    parser.add_argument(
-        "--blob-dir",
-        metavar="DIR",
+    blobs = parser.add_mutually_exclusive_group(required=True)
+    blobs.add_argument(
+        "--blob-dir", metavar="DIR", type=Path, help="where its data blobs lie, named by their ids"
+    )
+    blobs.add_argument(
+        "--config",
+        metavar="FILE",
         type=Path,
-        required=True,
-        help="where its data blobs lie, named by their ids",
+        help="a configuration of nydusd's (JSON or TOML) that says where its data blobs come from",
     )
     parser.add_argument(
         "--cache-dir",
         metavar="DIR",
         type=Path,
-        default=default_cache_dir(),
-        help="where fetched chunks are kept",
+        default=argparse.SUPPRESS,
+        help=f"where fetched chunks are kept (default: what --config says, else {default_cache_dir()})",
     )
     parser.add_argument(
         "--cache-quota",
@@ -96,9 +100,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--prefetch",
         choices=("none", "hints", "all"),
-        default="hints",
+        default=argparse.SUPPRESS,
         help="what to fetch in the background before it is read: nothing; what the image's own table "
-        "or --prefetch-files names; that first and then all the rest",
+        "or --prefetch-files names; that first and then all the rest "
+        "(default: what --config says, else hints)",
     )
     parser.add_argument(
         "--prefetch-files",
@@ -120,17 +125,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
-def prefetch_of(arguments: argparse.Namespace) -> PrefetchOptions | None:
-    """What is to be fetched ahead. Raises OSError for a list that cannot be read."""
+def prefetch_of(arguments: argparse.Namespace, configured: PrefetchOptions | None) -> PrefetchOptions | None:
+    """What is to be fetched ahead: what the options say goes first.
+
+    Raises OSError for a list that cannot be read.
+    """
     from vhostfs.prefetching import read_file_list
 
-    if arguments.prefetch == "none":
+    kind = getattr(arguments, "prefetch", None)
+    if kind == "none" or (kind is None and configured is None):
         return None
-    files = read_file_list(arguments.prefetch_files) if arguments.prefetch_files else None
-    return PrefetchOptions(
-        files=files,
-        everything=arguments.prefetch == "all",
-        bandwidth_limit=arguments.prefetch_bandwidth,
+    base = configured or PrefetchOptions()
+    return replace(
+        base,
+        files=read_file_list(arguments.prefetch_files) if arguments.prefetch_files else base.files,
+        everything=base.everything if kind is None else kind == "all",
+        bandwidth_limit=arguments.prefetch_bandwidth or base.bandwidth_limit,
     )
 
 
@@ -150,13 +160,19 @@ def run(arguments: argparse.Namespace) -> int:
     # heavy: after the arguments are known to be good; and all of it: nothing can be imported in the sandbox
     from rafs.errors import CacheError
     from vhostfs.daemon import serve
+    from vhostfs.nydusd.errors import ConfigError
     from vhostfs.runtime import StartError, os_error_text
     from vhostfs.sandbox import apply_sandbox
     from vhostfs.sandbox_policy import SandboxError
     from vhostfs.sandbox_serve import serve_policy
+    from vhostfs.serve_source import source_of
 
     try:
-        prefetch = prefetch_of(arguments)
+        source = source_of(arguments.config, arguments.blob_dir)
+        prefetch = prefetch_of(arguments, source.prefetch)
+    except ConfigError as error:
+        print(f"vhostfs serve: {arguments.config}: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"vhostfs serve: {os_error_text(error)}", file=sys.stderr)
         return 1
@@ -164,8 +180,8 @@ def run(arguments: argparse.Namespace) -> int:
         socket=arguments.socket,
         listen_fd=arguments.fd,
         bootstrap=arguments.bootstrap,
-        blob_dir=arguments.blob_dir,
-        cache_dir=arguments.cache_dir,
+        backend=source.backend,
+        cache_dir=getattr(arguments, "cache_dir", source.cache_dir),
         tag=arguments.tag,
         num_request_queues=arguments.num_request_queues,
         miss_timeout_s=arguments.miss_timeout,

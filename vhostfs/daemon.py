@@ -17,7 +17,9 @@ from typing import Any
 import uvloop
 
 from native import dataplane
-from rafs.backend import BlobBackend, LocalBackend
+from rafs.backend import BlobBackend
+from rafs.backend.http import HttpPool
+from rafs.backend.make import make_backend
 from rafs.blob_store import BlobStore
 from rafs.cache_dir import CacheDir
 from rafs.errors import RafsError
@@ -39,7 +41,7 @@ log = logging.getLogger(__name__)
 class Daemon:
     """One image, one device, one socket. `async with` makes it ready; `run` serves until `stop`.
 
-    `backend` stands in for the directory of `options.blob_dir`.
+    `backend` stands in for the one of `options.backend`.
     """
 
     def __init__(self, options: ServeOptions, *, backend: BlobBackend | None = None) -> None:
@@ -75,7 +77,9 @@ class Daemon:
         stack.callback(listener.close)
         chunks = dataplane.ChunkStore()
         stack.callback(chunks.close)
-        backend = self._backend or LocalBackend(options.blob_dir)
+        http = HttpPool()
+        stack.push_async_callback(http.close)
+        backend = self._backend or make_backend(options.backend, http)
         stack.push_async_callback(backend.close)
         upcalls, resources = Upcalls(chunks), FetchResources()
         stack.callback(resources.close)

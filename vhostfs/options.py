@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rafs.backend.config import Backend
 from rafs.limits import NO_LIMITS, CacheLimits
 from rafs.prefetch.options import PrefetchOptions
 from vhostfs.defaults import DEFAULT_MISS_TIMEOUT_S, DEFAULT_POLL_US, default_cache_dir
@@ -19,10 +20,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """One image on one socket. Either `socket` (a path) or `listen_fd` (inherited) is given."""
+    """One image on one socket. Either `socket` (a path) or `listen_fd` (inherited) is given.
+
+    `backend`: where its blobs come from.
+    """
 
     bootstrap: Path
-    blob_dir: Path
+    backend: Backend
     cache_dir: Path
     socket: str | None = None
     listen_fd: int | None = None

@@ -6,6 +6,7 @@ header or its table is damaged the backup at the end of the disk is taken, as th
 
 from __future__ import annotations
 
+import codecs
 import struct
 import zlib
 from collections.abc import Callable
@@ -17,6 +18,9 @@ Read = Callable[[int, int], bytes]
 
 #: of the logical blocks that disks have
 SECTOR_SIZES = (512, 4096)
+
+#: looked up early: it is a module of its own, and a sandbox may load none later
+_UTF_16 = codecs.lookup("utf-16-le")
 
 _SIGNATURE = b"EFI PART"
 _HEADER = struct.Struct("<8x4sII4xQ8xQQ16xQIII")
@@ -91,7 +95,7 @@ def _parse_at(read: Read, lba: int, sector_size: int, last_lba: int) -> list[Par
                 index + 1,
                 UUID(bytes_le=type_guid),
                 UUID(bytes_le=guid),
-                name.decode("utf-16-le", "replace").split("\0", 1)[0],
+                _UTF_16.decode(name, "replace")[0].split("\0", 1)[0],
                 start * sector_size,
                 size,
             )

@@ -1,6 +1,6 @@
 """The one place that knows all back-ends: from a configuration to the back-end that it describes.
 
-Each is imported when it is first asked for; some take long to import.
+Remote ones are imported when they are first asked for: they take long.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from rafs.backend.config import Backend, HttpProxy, LocalDisk, LocalFs, ObjectStore, Registry
 from rafs.backend.http import HttpPool
 from rafs.backend.local import LocalBackend
+from rafs.backend.localdisk import LocalDiskBackend
 from rafs.backend.protocol import BlobBackend
 from rafs.errors import BackendConfigError
 
@@ -25,8 +26,6 @@ def make_backend(backend: Backend, pool: HttpPool) -> BlobBackend:
         directories = [Path(name) for name in (section.dir, *section.alt_dirs) if name]
         return LocalBackend(*directories, blob_file=blob_file)
     if isinstance(section, LocalDisk):
-        from rafs.backend.localdisk import LocalDiskBackend
-
         return LocalDiskBackend(Path(section.device_path), disable_gpt=section.disable_gpt)
     if isinstance(section, Registry):
         from rafs.backend.registry import RegistryBackend

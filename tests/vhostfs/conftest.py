@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rafs.backend import LocalBackend
+from rafs.backend.config import LocalFs, backend_of
 from rafs.errors import BlobUnavailable
 from vhostfs.options import ServeOptions
 
@@ -28,7 +29,7 @@ class BuiltImage:
         """Serve it on `where`/sock with a cache of its own there."""
         chosen: dict[str, object] = {
             "bootstrap": self.bootstrap,
-            "blob_dir": self.blob_dir,
+            "backend": backend_of("localfs", LocalFs(dir=str(self.blob_dir))),
             "cache_dir": where / "cache",
             "socket": str(where / "sock"),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -12,8 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from rafs.prefetch.options import PrefetchOptions
 from tests.vhostfs.conftest import BuiltImage
 from tests.vhostfs.test_daemon import Guest
+from vhostfs.cli_serve import add_parser, prefetch_of
 
 #: It ends within a second; the bound is for a loaded machine.
 PATIENCE_S = 20
@@ -37,6 +42,12 @@ def serving(
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+def config_of(backend: object, work_dir: Path | None = None, **more: object) -> str:
+    """A configuration of nydusd's."""
+    cache = {"type": "blobcache", "filecache": {"work_dir": str(work_dir)}}
+    return json.dumps({"version": 2, "backend": backend, "cache": cache, **more})
 
 
 def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM) -> int:
@@ -125,3 +136,70 @@ def test_a_bad_start_is_one_line_and_status_1(image: BuiltImage, tmp_path: Path)
         result.stderr
         == "vhostfs serve: /dev/null: not a bootstrap: not a regular file of 8192 bytes or more\n"
     )
+
+
+def test_a_configuration_says_where_blobs_and_cache_are(image: BuiltImage, tmp_path: Path) -> None:
+    path, config = tmp_path / "sock", tmp_path / "config.json"
+    backend = {"type": "localfs", "localfs": {"dir": str(image.blob_dir)}}
+    config.write_text(config_of(backend, tmp_path / "of config", unknown=1))
+    command: list[str | Path] = [sys.executable, "-m", "vhostfs", "serve", "--bootstrap", image.bootstrap]
+    command += ["--config", config, "--socket", path]
+    given: list[str | Path] = ["--cache-dir", tmp_path / "given"]
+    for more, cache in (([], "of config"), (given, "given")):
+        with subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            said = next(line for line in process.stderr if "ignored" in line)
+            assert f"{config}: fields that are unknown here and ignored: unknown" in said
+            while "serving" not in process.stderr.readline():
+                assert process.poll() is None
+            guest = Guest(str(path))
+            assert guest.read(b"/dir/file1") == b"content 1\n"
+            guest.close()
+            assert end(process) == 0
+        assert list((tmp_path / cache).glob("*.blob.data"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "config: the configuration is no JSON"),
+        ("{}", "config: device: must be given"),
+        ('{"version": 2}', "config: the configuration has no back-end"),
+        (
+            config_of({"type": "s3", "s3": {"region": "r", "bucket_name": "b", "endpoint": "?"}}),
+            "vhostfs serve: endpoint: it must be a host",
+        ),
+        (None, "config: No such file"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_refused(
+    image: BuiltImage, tmp_path: Path, text: str | None, reason: str
+) -> None:
+    config = tmp_path / "config"
+    if text is not None:
+        config.write_text(text)
+    command: list[str | Path] = [sys.executable, "-m", "vhostfs", "serve", "--socket", tmp_path / "sock"]
+    command += ["--bootstrap", image.bootstrap, "--config", config, "--cache-dir", tmp_path / "cache"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert result.returncode == 1 and reason in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "configured", "expected"),
+    [
+        ([], None, None),
+        ([], PrefetchOptions(everything=True), PrefetchOptions(everything=True)),
+        (["--prefetch", "none"], PrefetchOptions(), None),
+        (["--prefetch", "hints"], PrefetchOptions(everything=True, workers=3), PrefetchOptions(workers=3)),
+        (["--prefetch", "all"], None, PrefetchOptions(everything=True)),
+        (["--prefetch-bandwidth", "1MiB"], PrefetchOptions(), PrefetchOptions(bandwidth_limit=1 << 20)),
+    ],
+)
+def test_what_to_fetch_ahead(
+    words: list[str], configured: PrefetchOptions | None, expected: PrefetchOptions | None
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    arguments = parser.parse_args(["serve", "--fd", "0", "--bootstrap", "b", "--config", "c", *words])
+    assert prefetch_of(arguments, configured) == expected

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from rafs.backend.config import LocalFs, backend_of
 from tests.vhostfs.conftest import BuiltImage, GatedBackend
 from vhostfs.daemon import Daemon
 from vhostfs.runtime import StartError
@@ -196,7 +197,7 @@ async def test_metadata_that_would_fill_the_memory_is_refused(image: BuiltImage,
     [
         ({"bootstrap": Path("/nonexistent/boot")}, "/nonexistent/boot: No such file"),
         ({"bootstrap": Path("/etc/passwd")}, "/etc/passwd: not a bootstrap"),
-        ({"blob_dir": Path("/nonexistent")}, "/nonexistent"),
+        ({"backend": backend_of("localfs", LocalFs(dir="/nonexistent"))}, "/nonexistent"),
         ({"socket": "/nonexistent/sock"}, "/nonexistent"),
         ({"tag": "x" * 37}, "tag"),
     ],

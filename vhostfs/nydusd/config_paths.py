@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rafs.backend.config import Gcs, HttpProxy, LocalDisk, LocalFs
+from rafs.backend.config import Backend, Gcs, HttpProxy, LocalDisk, LocalFs
 from vhostfs.defaults import default_cache_dir
 from vhostfs.nydusd.config import Config
 
 
 def read_paths(config: Config) -> Iterator[Path]:
     """What is read: blobs on this machine, certificates, the socket of a proxy."""
-    section = config.backend.section if config.backend is not None else None
+    if config.backend is not None:
+        yield from map(Path, backend_files(config.backend))
+
+
+def backend_files(backend: Backend) -> Iterator[str]:
+    """The same of a back-end, as its configuration spells it."""
+    section = backend.section
     names: list[str] = []
     if isinstance(section, LocalFs):
         names = [section.blob_file, section.dir, *section.alt_dirs]
@@ -24,7 +30,7 @@ def read_paths(config: Config) -> Iterator[Path]:
             names.append(section.addr.reveal())
         elif isinstance(section, Gcs):
             names.append(section.service_account_file)
-    yield from (Path(name) for name in names if name)
+    yield from (name for name in names if name)
 
 
 def cache_path(config: Config) -> Path:

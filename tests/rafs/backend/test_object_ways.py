@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -80,23 +81,41 @@ class ForwardProxy(HttpServer):
 
 
 @asynccontextmanager
-async def with_tls(target: str, folder: Path) -> AsyncIterator[tuple[str, Path]]:
-    """A server with TLS in front of `target`: (its host and port, the file of its CA)."""
+async def with_tls(port: int, folder: Path) -> AsyncIterator[tuple[str, Path]]:
+    """A way by TLS to a local port: (its host and port, the file of its CA)."""
     authority = certified("a CA")
     ca_file, _ = authority.write(folder, "ca")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*certified("localhost", authority).write(folder, "server"))
-    proxy = FaultProxy(target)
-    runner = web.AppRunner(proxy.app, access_log=None)
-    await proxy.start()
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
-    await site.start()
+    transports: list[asyncio.WriteTransport] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", port)
+        transports.extend((writer.transport, behind_writer.transport))
+        both = [
+            asyncio.create_task(pump(reader, behind_writer)),
+            asyncio.create_task(pump(behind_reader, writer)),
+        ]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in both:
+            task.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
+        writer.transport.abort()
+        behind_writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     try:
-        yield f"127.0.0.1:{runner.addresses[0][1]}", ca_file
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", ca_file
     finally:
-        await runner.cleanup()
-        await proxy.stop()
+        server.close()
+        for transport in transports:
+            transport.abort()
+        await server.wait_closed()
 
 
 #: fault, error when it stays, words in it; whether another try may help
@@ -183,7 +202,7 @@ async def test_a_proxy_that_is_gone_and_one_without_which_it_must_not_be(s3: S3S
 
 
 async def test_certificates(s3: S3Server, tmp_path: Path) -> None:
-    async with with_tls(f"http://{s3.host}", tmp_path) as (host, ca_file):
+    async with with_tls(s3.port, tmp_path) as (host, ca_file):
         section: dict[str, Any] = section_of(s3, scheme="https", endpoint=host)
         for trusted in ({"ca_cert_files": [str(ca_file)]}, {"skip_verify": True}):
             async with backend_of("s3", {**section, **trusted}) as backend:
