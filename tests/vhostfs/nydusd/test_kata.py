@@ -263,3 +263,23 @@ def test_killed_and_started_again(image: BuiltImage, tmp_path: Path) -> None:
             os.kill(nydusd.process.pid, signal.SIGKILL)
             nydusd.process.wait()
         assert nydusd.sock.is_socket() and nydusd.api.is_socket()
+
+
+def test_a_cache_that_is_removed_serves_who_has_it(image: BuiltImage, tmp_path: Path) -> None:
+    """The snapshotter collects an image's cache while a sandbox still runs of it (gotcha 42)."""
+    words = [word.format(dir=tmp_path) for word in GO.words]
+    config = snapshotter_config(image.blob_dir, tmp_path / "cache")
+    rafs = {"fs_type": "rafs", "source": str(image.bootstrap), "config": config}
+    target = "/api/v1/mount?mountpoint=/rafs/a/lowerdir"
+    with started(tmp_path, words, reach=[tmp_path, image.bootstrap.parent]) as nydusd:
+        wait_go(nydusd)
+        assert nydusd.call("POST", target, rafs)[0] == 204
+        with closing(Guest(str(nydusd.sock))) as guest:
+            assert guest.read(b"/rafs/a/lowerdir/dir/file1") == b"content 1\n"
+            for path in (tmp_path / "cache").iterdir():
+                path.unlink()
+            assert guest.read(b"/rafs/a/lowerdir/dir/file1") == b"content 1\n"
+            assert guest.read(b"/rafs/a/lowerdir/big") == (image.source / "big").read_bytes()
+        assert nydusd.call("DELETE", target) == (204, None)
+        assert nydusd.end() == 0
+    assert "Traceback" not in nydusd.log
