@@ -42,10 +42,9 @@ async def test_a_chunk_table_is_read_only_where_it_is_needed(
         ({"cache": {"type": "fscache", "fscache": {}}}, "cache type 'fscache'"),
         ({"cache": {"type": "blobcache", "filecache": {"enable_encryption": True}}}, "encrypted cache"),
         ({"overlay": {"upper_dir": "/u", "work_dir": "/w"}}, "overlay"),
-        ({"backend": {"type": "oss", "oss": {"endpoint": "e", "bucket_name": "b"}}}, "'oss' is not served"),
         (
-            {"backend": {"type": "http-proxy", "http-proxy": {"addr": "http://x"}}},
-            "'http-proxy' is not served",
+            {"backend": {"type": "http-proxy", "http-proxy": {"addr": "relative"}}},
+            r"^http-proxy.addr: it must be a URL",
         ),
     ],
 )
