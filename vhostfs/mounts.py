@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -217,15 +218,17 @@ class Mounts:
         return await self._stores.open(request)
 
     async def _attach(self, path: str, request: MountRequest, instance: RafsInstance | None) -> None:
-        def attach() -> None:
-            if instance is None:
-                check_reach(Path(request.source), Use.SHARED)
-                if not Path(request.source).is_dir():
-                    raise MountError(f"{request.source}: not a directory")
-                self._device.mount_directory(path, request.source, options=self._directories)
-            else:
-                self._device.mount_image(path, instance.image, instance.native_blobs, instance.counters)
+        if instance is None:
+            async with opened_directory(request.source) as fd:
+                options = self._directories
+                await self._on_device(
+                    path, request, lambda: self._device.mount_directory(path, fd, options=options)
+                )
+            return
+        image, blobs, counters = instance.image, instance.native_blobs, instance.counters
+        await self._on_device(path, request, lambda: self._device.mount_image(path, image, blobs, counters))
 
+    async def _on_device(self, path: str, request: MountRequest, attach: Callable[[], None]) -> None:
         try:
             await run_to_end(self._thread, attach)
         except FileExistsError:
@@ -260,6 +263,31 @@ class Mounts:
         del self._mounted[mount.mountpoint]
         if mount.instance is not None:
             await mount.instance.close()
+
+
+@asynccontextmanager
+async def opened_directory(source: str) -> AsyncIterator[int]:
+    """A host directory that was opened, in a thread of its own: it may be on a server that does not answer.
+
+    Raises MountError.
+    """
+    opened: list[int] = []
+
+    def open_it() -> None:
+        check_reach(Path(source), Use.SHARED)
+        opened.append(os.open(source, os.O_RDONLY | os.O_DIRECTORY))
+
+    try:
+        try:
+            await run_to_end(None, open_it)
+        except NotADirectoryError:
+            raise MountError(f"{source}: not a directory") from None
+        except OSError as error:
+            raise MountError(os_error_text(error)) from error
+        yield opened[0]
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 def check_reach(path: Path, use: Use) -> None:

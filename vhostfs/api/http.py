@@ -159,9 +159,11 @@ class HttpServer:
     async def start(self, listener: Listener) -> None:
         """Answer who connects. The listener stays the caller's."""
         loop = asyncio.get_running_loop()
+        # in two steps, so that there is something to close if the second one is cancelled
         self._listening = await loop.create_unix_server(
-            lambda: _Connection(self), sock=listener.sock, backlog=BACKLOG
+            lambda: _Connection(self), sock=listener.sock, backlog=BACKLOG, start_serving=False
         )
+        await self._listening.start_serving()
 
     async def close(self) -> None:
         """Take no more connections; send the answers that are being made; close."""

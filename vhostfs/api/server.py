@@ -19,7 +19,11 @@ class ApiServer:
 
     async def __aenter__(self) -> ApiServer:
         self._listener = Listener.bind(self._path, backlog=1024)
-        await self._server.start(self._listener)
+        try:
+            await self._server.start(self._listener)
+        except BaseException:  # a signal comes in this very moment
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

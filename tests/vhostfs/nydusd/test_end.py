@@ -149,6 +149,17 @@ def test_while_a_host_directory_hangs(image: BuiltImage, tmp_path: Path) -> None
             check_end(nydusd)
 
 
+def test_while_a_directory_to_be_shared_hangs(image: BuiltImage, tmp_path: Path) -> None:
+    """Other mounts come and go meanwhile."""
+    (tmp_path / "volume").mkdir()
+    with hanging(tmp_path / "volume"), running(tmp_path, image) as nydusd, nydusd.client() as client:
+        body = json.dumps({"fs_type": "passthrough_fs", "source": str(tmp_path / "volume"), "config": ""})
+        client.request("POST", "/api/v1/mount?mountpoint=/volume", body)
+        mount(nydusd, image)
+        assert nydusd.call("DELETE", "/api/v1/mount?mountpoint=/containers") == (204, None)
+        check_end(nydusd)
+
+
 def open_pipes(nydusd: Nydusd) -> list[str]:
     """Threads of the daemon that wait for a named pipe to be opened."""
     tasks = Path(f"/proc/{nydusd.process.pid}/task").iterdir()
