@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO
 
+from vhostfs import cli_build_image
+from vhostfs.image_options import add_image_options
 from vhostfs.sizes import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -32,20 +34,22 @@ def add_parser(subparsers: Subparsers) -> None:
     """Register the sub-command; `args.run(args)` carries it out and returns the exit status."""
     parser = subparsers.add_parser(
         "build",
-        help="build a RAFS image from a directory or a tar archive",
-        description="Build a RAFS image: one metadata file (bootstrap) and one data blob, named by its "
-        "SHA-256. The same source gives the same bytes. Existing files are replaced only by complete ones. "
-        "Archives are read as a stream and not unpacked.",
+        help="build a RAFS image from a directory, a tar archive or an OCI image",
+        description="Build a RAFS image: one metadata file (bootstrap) and one data blob, or one for each "
+        "layer of an image, named by its SHA-256. The same source gives the same bytes. Existing files are "
+        "replaced only by complete ones. Archives are read as a stream and not unpacked.",
     )
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a directory, which must not change meanwhile; an archive; or - for one from stdin",
+        help="a directory, which must not change meanwhile; an archive, or - for one from stdin; an image "
+        "with layers in an OCI layout (DIR:TAG, oci:DIR:TAG) or at a registry (docker://REFERENCE)",
     )
     parser.add_argument(
         "--type",
-        choices=list(ARCHIVES),
-        help="of SOURCE (default: found out; archives may be plain or packed by gzip, zstd, bzip2 or xz)",
+        choices=[*ARCHIVES, *cli_build_image.SCHEMES],
+        help="of SOURCE (default: found out, but a registry only by docker:// in front; archives may be "
+        "plain or packed by gzip, zstd, bzip2 or xz)",
     )
     parser.add_argument(
         "--bootstrap", metavar="FILE", type=Path, required=True, help="metadata file to write"
@@ -71,6 +75,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="build SOURCE as the next layer on this image; the bootstrap written has both",
     )
     add_prefetch_options(parser)
+    add_image_options(parser.add_argument_group("images with layers"))
     parser.set_defaults(run=run)
 
 
@@ -137,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
     """Build, print a summary to stdout and warnings and errors to stderr; return the exit status."""
     from rafs.build import BuildError, BuildOptions, PrefetchPolicy, Whiteouts, build_image
 
-    kind = args.type or ("tar" if args.source == "-" or _is_no_directory(args.source) else "directory")
+    kind = args.type or cli_build_image.kind_of(args.source) or _kind_of(args.source)
     is_archive = kind != "directory"
     started = time.monotonic()
     try:
@@ -153,6 +158,8 @@ def run(args: argparse.Namespace) -> int:
             prefetch_policy=PrefetchPolicy(args.prefetch_policy),
             fs_version=args.fs_version,
         )
+        if kind in cli_build_image.SCHEMES:
+            return cli_build_image.run(args, kind, options)
         with (
             _unwound_by_sigterm(),
             _progress_bar() as progress,
@@ -174,9 +181,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _is_no_directory(source: str) -> bool:
+def _kind_of(source: str) -> str:
     path = Path(source)
-    return path.exists() and not path.is_dir()
+    return "tar" if source == "-" or (path.exists() and not path.is_dir()) else "directory"
 
 
 @contextmanager

@@ -145,7 +145,7 @@ class _Conversion:
         config = parse_document(
             await self._source.read(original.config), f"configuration {original.config.digest}"
         )
-        layers = await self._convert_layers(original.layers)
+        layers = await self._layers.convert_all(original.layers, keep=keep is not KeepOci.NONE)
         with tempfile.TemporaryDirectory(dir=self._options.work_dir, prefix="merge-") as folder:
             self._progress.say(f"merging {len(layers)} layers")
             merged = await asyncio.to_thread(
@@ -191,15 +191,6 @@ class _Conversion:
         platform = Platform.of(descriptor.platform or config)
         named = descriptor if descriptor.platform else descriptor.but(platform=_raw_platform(config))
         return ConvertedImage(platform, named, manifest, content, tuple(layers), tuple(blobs), boot, merged)
-
-    async def _convert_layers(self, layers: Sequence[Descriptor]) -> list[ConvertedLayer]:
-        keep = self._options.keep_oci is not KeepOci.NONE
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._layers.convert(layer, keep=keep)) for layer in layers]
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        return [task.result() for task in tasks]
 
     # originals
 

@@ -16,7 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from rafs.build import BuildOptions, BuildResult, PrefetchPolicy, TarSource, Whi
 from rafs.convert.progress import Progress
 from rafs.errors import BuildError
 from rafs.oci.descriptor import Descriptor
-from rafs.oci.place import Place
+from rafs.oci.place import BlobTarget, Place
 
 #: of the format of what is remembered, and of what the builder makes of a layer: another one, another key
 VERSION = 1
@@ -62,7 +62,7 @@ class LayerConverter:
     def __init__(
         self,
         source: Place,
-        target: Place,
+        target: BlobTarget,
         work_dir: Path,
         options: BuildOptions,
         progress: Progress,
@@ -78,6 +78,15 @@ class LayerConverter:
         self._progress = progress
         self._slots = asyncio.Semaphore(at_once)
         self._running: dict[str, asyncio.Task[ConvertedLayer]] = {}
+
+    async def convert_all(self, layers: Sequence[Descriptor], *, keep: bool) -> list[ConvertedLayer]:
+        """Convert `layers` side by side; the first failure ends the others and is raised."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self.convert(layer, keep=keep)) for layer in layers]
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
 
     async def convert(self, layer: Descriptor, *, keep: bool) -> ConvertedLayer:
         """Convert `layer`, once however often it is asked for. With `keep` the layer itself is brought too.

@@ -32,7 +32,22 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Place(Protocol):
+class BlobTarget(Protocol):
+    """Where blobs are brought to. All raise BlobUnavailable or BuildError with the name of the place."""
+
+    async def put_blob(self, blob: Descriptor, source: Path | bytes, report: Report) -> Pushed: ...
+
+    async def take_blob(self, blob: Descriptor, homes: Sequence[str]) -> bool:
+        """Whether it is there, or could be taken over from one of `homes` (see `home`) without its bytes."""
+        ...
+
+    @property
+    def home(self) -> str:
+        """What blobs can be taken over from, as `take_blob` knows it; "" for nothing."""
+        ...
+
+
+class Place(BlobTarget, Protocol):
     """One image at one place. All raise BlobUnavailable or BuildError with the name of the place."""
 
     async def resolve(self) -> Descriptor:
@@ -52,23 +67,12 @@ class Place(Protocol):
 
     async def has_blob(self, digest: str) -> bool: ...
 
-    async def put_blob(self, blob: Descriptor, source: Path | bytes, report: Report) -> Pushed: ...
-
-    async def take_blob(self, blob: Descriptor, homes: Sequence[str]) -> bool:
-        """Whether it is there, or could be taken over from one of `homes` (see `home`) without its bytes."""
-        ...
-
     async def put_manifest(self, manifest: Descriptor, content: bytes, *, is_named: bool) -> None:
         """Add a manifest or an index; `is_named`: it is what the place's name stands for from now on."""
         ...
 
     async def put_referrer(self, manifest: Descriptor, content: bytes) -> None:
         """Add a manifest that is found by its subject."""
-        ...
-
-    @property
-    def home(self) -> str:
-        """What blobs can be taken over from, as `take_blob` knows it."""
         ...
 
     def close(self) -> None: ...

@@ -21,7 +21,7 @@ Fetch = Callable[[str], bytes]
 
 
 def check_manifest(
-    fetch: Fetch, digest: str, scratch: Path, config_type: str = ""
+    fetch: Fetch, digest: str, scratch: Path, config_type: str = "", fs_version: str = "6"
 ) -> tuple[Path, list[Path]]:
     """Check all that a manifest names (format sections 1.1, 1.2); return bootstrap and blobs in `scratch`."""
     manifest = _document(fetch, digest)
@@ -42,7 +42,7 @@ def check_manifest(
     assert boot["mediaType"] == "application/vnd.oci.image.layer.v1.tar+gzip"
     assert boot["annotations"] == {
         "containerd.io/snapshot/nydus-bootstrap": "true",
-        "containerd.io/snapshot/nydus-fs-version": "6",
+        "containerd.io/snapshot/nydus-fs-version": fs_version,
     }
     plain = gzip.decompress(_checked(fetch, boot))
     assert diff_ids[-1] == f"sha256:{hashlib.sha256(plain).hexdigest()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import rafs
 from rafs.backend.http import HttpOptions, HttpPool
 from rafs.build import BuildOptions
 from rafs.convert import ConvertOptions, ConvertResult, KeepOci, convert_image
@@ -120,6 +122,21 @@ async def test_layout_to_layout(tmp_path: Path, kind: str, compression: str) -> 
     # nothing but what is remembered stays
     left = [path.name for path in (tmp_path / "work").rglob("*") if path.is_file()]
     assert sorted(set(left)) == ["bootstrap", "lock", "record.json"]
+
+
+async def test_rafs_v5(tmp_path: Path, source: Layout) -> None:
+    target = Layout(tmp_path / "target")
+    build = BuildOptions(chunk_size=4096, fs_version=5)
+    result, _ = await convert(f"{source.folder}", f"{target.folder}:t", tmp_path / "work", build=build)
+    boot, blob_files = check_manifest(
+        fetch_from(target), result.named.digest, tmp_path / "got", fs_version="5"
+    )
+    assert len(blob_files) == 3
+    with rafs.open(boot, tmp_path / "got") as image:
+        assert {name: image.read(f"/{name}") for name in EXPECTED} == EXPECTED
+        assert {path.decode()[1:] for path, inode in image.walk() if stat.S_ISREG(inode.mode)} == set(
+            EXPECTED
+        )
 
 
 async def test_what_the_configuration_says(tmp_path: Path, source: Layout) -> None:
