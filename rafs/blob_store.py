@@ -41,6 +41,7 @@ from rafs.open_blob import OpenBlob
 from rafs.prefetch.options import PrefetchOptions
 from rafs.prefetch.plan import Stage
 from rafs.prefetch.prefetcher import Prefetcher
+from rafs.scrub import Scrubber
 from rafs.upcalls import Upcalls
 
 log = logging.getLogger(__name__)
@@ -70,11 +71,15 @@ class BlobStore:
         self._opening: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._prefetchers: set[Prefetcher] = set()
         self._in_doubt = 0
-        self._settling: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to put quiet blobs on disk and to tend the cache directory, on the running loop."""
-        self._settling = asyncio.get_running_loop().create_task(self._settle_now_and_then())
+        """Begin to put quiet blobs on disk, and to tend and check the cache, on the running loop."""
+        loop = asyncio.get_running_loop()
+        self._tasks.append(loop.create_task(self._settle_now_and_then()))
+        if rate := self._governor.limits.scrub_rate:
+            scrubber = Scrubber(self._governor, lambda blob, chunk: self.fill(blob, chunk, 1), rate=rate)
+            self._tasks.append(loop.create_task(scrubber.run(self._blobs.values)))
 
     async def open_blob(
         self, entry: Any, *, blob_id: str | None = None, digests: Digests | BootstrapChunks | None = None
@@ -150,6 +155,7 @@ class BlobStore:
                 await self._close(blob)
 
     async def _close(self, blob: OpenBlob) -> None:
+        blob.is_closing = True
         del self._blobs[blob.blob_id]
         self._upcalls.remove(blob.native.handle)
         await self._fetcher.stop(blob)
@@ -181,9 +187,9 @@ class BlobStore:
         prefetchers = list(self._prefetchers)
         for prefetcher in prefetchers:
             prefetcher.cancel()
-        if self._settling is not None:
-            self._settling.cancel()
-            await asyncio.gather(self._settling, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(self._fetcher.stop(blob) for blob in list(self._blobs.values())))
         await asyncio.gather(*(prefetcher.wait() for prefetcher in prefetchers))
 

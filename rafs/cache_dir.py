@@ -29,7 +29,7 @@ class CacheDir:
     def __init__(self, path: Path, *, boot_id: str | None = None) -> None:
         self.path = path
         self.is_owner = False
-        self.governor: Governor
+        self._governor: Governor | None = None
         self._boot_id = boot_id or read_boot_id()
         self._lock_fd = -1
         try:
@@ -59,7 +59,13 @@ class CacheDir:
             self.leave()
             raise cache_error(f"cannot lock the cache directory {self.path}", error) from error
         self.is_owner = owner
-        self.governor = Governor(self.path, limits, is_owner=owner)
+        self._governor = Governor(self.path, limits, is_owner=owner)
+
+    @property
+    def governor(self) -> Governor:
+        """There from `join` on."""
+        assert self._governor is not None
+        return self._governor
 
     def check_limits(self, limits: CacheLimits) -> None:
         """Raise CacheError where it was joined with others."""
@@ -69,14 +75,16 @@ class CacheDir:
     def leave(self) -> None:
         """The opposite of `join`, after all blobs were closed."""
         if self._lock_fd >= 0:
+            if self._governor is not None:
+                self._governor.keep_ledger()
             os.close(self._lock_fd)
         self._lock_fd = -1
 
     def open(self, record: BlobRecord) -> CachedBlob:
         """Open or create the files of one blob. Raises CacheError when what is there cannot be its cache."""
         blob = CachedBlob(self.path, record, self._boot_id, owner=self.is_owner)
-        if self._lock_fd >= 0:
-            blob.on_growth = self.governor.note
+        if self._governor is not None:
+            blob.on_growth = self._governor.note
         try:
             blob.open_files()
         except OSError as error:

@@ -35,12 +35,13 @@ from rafs.errors import CacheError, CacheFull, cache_error
 from rafs.eviction import EvictionPolicy
 from rafs.fill_guard import FillGuard
 from rafs.inventory import Inventory, remove_blob, take_inventory
+from rafs.ledger import Ledger
 from rafs.limits import NO_LIMITS, CacheLimits
 from rafs.spill import Spill
 
 log = logging.getLogger(__name__)
 
-COUNT_INTERVAL_S = 1.0
+COUNT_INTERVAL_S, LEDGER_INTERVAL_S = 1.0, 60.0
 #: evicted beyond what is needed, so that evictions are few: a part of the quota, within these
 _MIN_BATCH, _MAX_BATCH = 256 << 10, 16 << 20
 #: a chunk's number in the keys of the policy
@@ -74,6 +75,8 @@ class Governor:
         self._inventory = Inventory()
         self._counters: Counter[str] = Counter()
         self._said: dict[str, float] = {}
+        self._ledger = Ledger(directory) if is_owner else None
+        self._noted = 0.0
 
     # blobs
 
@@ -143,8 +146,8 @@ class Governor:
                 self._spill.put(space, chunk, plain)
             except OSError:
                 raise error from None
-            self._counters["spilled_chunks"] += 1
-            self._counters["spilled_bytes"] += chunk.uncompressed_size
+            self.add("spilled_chunks", 1)
+            self.add("spilled_bytes", chunk.uncompressed_size)
             return False
         return True
 
@@ -175,6 +178,28 @@ class Governor:
         with self._lock:
             self._pending_bytes -= size
             self._open_bytes[space] = space.disk_bytes
+
+    def discard(self, space: BlobSpace, chunk: Chunk) -> bool:
+        """A chunk on the disk is corrupt: nobody reads it from now on. False: it is being filled just now.
+
+        Raises CacheError.
+        """
+        index = chunk.chunk_idx
+        with self._evicting:
+            if space not in self._numbers:
+                return False
+            if self._is_owner:
+                return bool(space.evict_from_disk([index]))
+            # others may fill it at any time, so no hole; and what a page holds is not what the disk has
+            offset, size = chunk.uncompressed_offset, chunk.uncompressed_size
+            os.posix_fadvise(space.cache.data_fd, offset, size, os.POSIX_FADV_DONTNEED)
+            space.native.forget(index, 1)
+            return True
+
+    def add(self, counter: str, count: int) -> None:
+        """Count one of COUNTERS. Hardly blocks."""
+        with self._lock:
+            self._counters[counter] += count
 
     def note(self, size: int) -> None:
         """Metadata was written. The next count knows; this is for the time until then. Hardly blocks."""
@@ -229,6 +254,7 @@ class Governor:
     def tend(self) -> None:
         """To be called about every second: count, and get back within the limits."""
         self._spill.expire()
+        self.keep_ledger(LEDGER_INTERVAL_S)
         with self._lock:
             now = time.monotonic()
             is_due = now - self._last_count >= COUNT_INTERVAL_S * 0.9
@@ -242,6 +268,16 @@ class Governor:
                 self._say("limits", "%s: over its limits, and there is nothing to give up", self._directory)
         except CacheError as error:
             self._say("tend", "%s", error)
+
+    def keep_ledger(self, interval_s: float = 0.0) -> None:
+        """Note what was counted, unless it was done so many seconds ago."""
+        now = time.monotonic()
+        with self._lock:
+            counters = {name: value for name, value in self._counters.items() if value}
+            if self._ledger is None or now - self._noted < interval_s:
+                return
+            self._noted = now
+        self._ledger.note(counters)
 
     def make_room(self, wanted: int) -> int:
         """Give up `wanted` bytes and some more; returns how many were freed, 0 when there is nothing."""
@@ -275,8 +311,8 @@ class Governor:
             if freed >= wanted:
                 break
             if remove_blob(self._directory, blob.blob_id):
-                self._counters["removed_blobs"] += 1
-                self._counters["removed_bytes"] += blob.bytes
+                self.add("removed_blobs", 1)
+                self.add("removed_bytes", blob.bytes)
                 freed += blob.bytes
         if freed:
             self.count()
@@ -312,8 +348,8 @@ class Governor:
             for index in indices:
                 if index not in gone and space.native.is_on_disk(index):
                     self._policy.add_old(self._numbers[space] << _CHUNK_BITS | index, sizes[space, index])
-        self._counters["evicted_chunks"] += len(gone)
-        self._counters["evicted_bytes"] += freed
+        self.add("evicted_chunks", len(gone))
+        self.add("evicted_bytes", freed)
         return freed
 
     def _look(self, key: int) -> bool | None:
@@ -329,7 +365,7 @@ class Governor:
         """Bytes in the cache and in memory now, and counters since the start. Hardly blocks."""
         with self._lock:
             cached = self._bytes
-        counters = {name: self._counters[name] for name in COUNTERS}
+            counters = {name: self._counters[name] for name in COUNTERS}
         return {"cached_bytes": cached, "memory_bytes": self._spill.bytes} | counters
 
     def _say(self, topic: str, text: str, *arguments: object) -> None:
@@ -347,4 +383,7 @@ COUNTERS = (
     "removed_bytes",
     "spilled_chunks",
     "spilled_bytes",
+    "scrubbed_bytes",
+    "corrupt_chunks",
+    "healed_chunks",
 )

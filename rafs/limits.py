@@ -15,6 +15,8 @@ class CacheLimits:
     min_free: int = 0
     #: what may wait in memory when the disk has no room
     memory: int = 64 << 20
+    #: of what lies on the disk, checked in a second; 0: it is not checked
+    scrub_rate: int = 4 << 20
 
     @property
     def are_set(self) -> bool:

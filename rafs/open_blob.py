@@ -32,6 +32,7 @@ class OpenBlob:
     tail: Tail
     users: int = 1
     said_unverified: bool = False
+    is_closing: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     jobs: set[Future[object]] = field(default_factory=set)
 

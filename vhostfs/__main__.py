@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 from vhostfs import (
     cli_build,
+    cli_cache,
     cli_check,
     cli_convert,
     cli_inspect,
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli_merge.add_parser(subparsers)
     cli_registry.add_parser(subparsers)
     cli_serve.add_parser(subparsers)
+    cli_cache.add_parser(subparsers)
     cli_check.add_parser(subparsers)
     cli_inspect.add_parser(subparsers)
     cli_unpack.add_parser(subparsers)
