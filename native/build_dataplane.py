@@ -16,7 +16,13 @@ from cffi import FFI
 
 NATIVE = Path(__file__).resolve().parent
 #: (header, whether its structs are packed), in dependency order
-DECLARATIONS = [("rafs_v6.h", True), ("rafs_v5.h", True), ("dataplane.h", False), ("sandbox.h", False)]
+DECLARATIONS = [
+    ("rafs_v6.h", True),
+    ("trace_format.h", True),
+    ("rafs_v5.h", True),
+    ("dataplane.h", False),
+    ("sandbox.h", False),
+]
 
 
 def declarations(header: str) -> str:

@@ -84,6 +84,14 @@ class Blob(Handle):
         """Whether the chunk is READY in the cache file, and not only in memory."""
         return bool(lib.vfs_blob_is_on_disk(self.c, chunk))
 
+    def is_visited(self, chunk: int) -> bool:
+        """The same, without forgetting it. False where nobody keeps account (`add_visited`)."""
+        return bool(lib.vfs_blob_is_visited(self.c, chunk))
+
+    def visited_count(self) -> int:
+        """How many chunks `is_visited`."""
+        return int(lib.vfs_blob_visited_count(self.c))
+
     def was_visited(self, chunk: int) -> bool:
         """Whether it was read since this was asked last."""
         return bool(lib.vfs_blob_was_visited(self.c, chunk))

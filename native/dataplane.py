@@ -12,10 +12,27 @@ from native.directory import CacheMode, DirectoryFacts, DirectoryOptions, FileHa
 from native.image import BLOB_RECORD, CHUNK_RECORD, Dirent, Extent, Image, ImageError, Inode
 from native.link import ChunkLink, RingFds, WorkerRings
 from native.session import FuseSession, SessionTerms, adopt_session, session_terms
+from native.trace import (
+    MAX_TRACE_BLOBS,
+    MAX_TRACE_RECORDS,
+    TRACE_HEADER,
+    TRACE_MAGIC,
+    TRACE_MISSED,
+    TRACE_RECORD,
+    TRACE_VERSION,
+    TraceLog,
+)
 
 __all__ = [
     "BLOB_RECORD",
     "CHUNK_RECORD",
+    "MAX_TRACE_BLOBS",
+    "MAX_TRACE_RECORDS",
+    "TRACE_HEADER",
+    "TRACE_MAGIC",
+    "TRACE_MISSED",
+    "TRACE_RECORD",
+    "TRACE_VERSION",
     "Blob",
     "CacheMode",
     "ChunkLink",
@@ -35,6 +52,7 @@ __all__ = [
     "MountStatistics",
     "RingFds",
     "SessionTerms",
+    "TraceLog",
     "Upcall",
     "WorkerRings",
     "adopt_session",

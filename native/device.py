@@ -12,6 +12,7 @@ from native.counters import MountCounters
 from native.directory import DirectoryFacts, DirectoryOptions
 from native.handle import Handle, check
 from native.image import Image
+from native.trace import TraceLog
 
 
 class MemoryRegion(NamedTuple):
@@ -103,6 +104,14 @@ class Device(Handle):
         out = ffi.new("struct vfs_directory_facts *")
         check(lib.vfs_device_directory_facts(self.c, os.fsencode(path), out), f"directory at {path}")
         return DirectoryFacts(out.inodes, out.path_fds, out.open_files, out.mounts, out.mount_fds)
+
+    def set_trace(self, path: str, trace: TraceLog | None) -> None:
+        """Record the reads of the image at `path`; None: no longer, and the log before may be closed.
+
+        Raises FileNotFoundError, OSError(EINVAL) for a directory.
+        """
+        log = ffi.NULL if trace is None else trace.c
+        check(lib.vfs_device_set_trace(self.c, os.fsencode(path), log), f"trace of {path}")
 
     def umount(self, path: str) -> None:
         """Returns when no request uses the mount; may wait for reads that are under way.

@@ -19,6 +19,7 @@ from vhostfs import (
     cli_merge,
     cli_registry,
     cli_serve,
+    cli_trace,
     cli_unpack,
 )
 
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli_check.add_parser(subparsers)
     cli_inspect.add_parser(subparsers)
     cli_unpack.add_parser(subparsers)
+    cli_trace.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status

@@ -112,6 +112,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="a list of absolute paths in the image, one a line, instead of the image's table",
     )
     parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=Path,
+        help="what an earlier run read (vhostfs trace): that is prefetched first, in the same order",
+    )
+    parser.add_argument(
+        "--trace-out",
+        metavar="FILE",
+        type=Path,
+        help="record what is read, and write it here at the end",
+    )
+    parser.add_argument(
         "--prefetch-bandwidth",
         metavar="SIZE",
         type=parse_size,
@@ -159,6 +171,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     # heavy: after the arguments are known to be good; and all of it: nothing can be imported in the sandbox
     from rafs.errors import CacheError
+    from rafs.trace.errors import TraceError
     from vhostfs.daemon import serve
     from vhostfs.nydusd.errors import ConfigError
     from vhostfs.runtime import StartError, os_error_text
@@ -166,12 +179,17 @@ def run(arguments: argparse.Namespace) -> int:
     from vhostfs.sandbox_policy import SandboxError
     from vhostfs.sandbox_serve import serve_policy
     from vhostfs.serve_source import source_of
+    from vhostfs.tracing import read_trace
 
     try:
         source = source_of(arguments.config, arguments.blob_dir)
         prefetch = prefetch_of(arguments, source.prefetch)
+        trace = read_trace(arguments.trace) if arguments.trace else None
     except ConfigError as error:
         print(f"vhostfs serve: {arguments.config}: {error}", file=sys.stderr)
+        return 1
+    except TraceError as error:
+        print(f"vhostfs serve: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"vhostfs serve: {os_error_text(error)}", file=sys.stderr)
@@ -187,7 +205,9 @@ def run(arguments: argparse.Namespace) -> int:
         miss_timeout_s=arguments.miss_timeout,
         poll_us=arguments.poll,
         statistics=arguments.statistics,
-        prefetch=prefetch,
+        prefetch=prefetch or (PrefetchOptions(files=()) if trace else None),
+        trace=trace,
+        trace_out=arguments.trace_out,
         cache_limits=CacheLimits(quota=arguments.cache_quota, min_free=arguments.cache_min_free),
     )
     try:

@@ -31,6 +31,7 @@ from vhostfs.device import VirtioFsDevice
 from vhostfs.options import ServeOptions
 from vhostfs.prefetching import MountPrefetch
 from vhostfs.runtime import StartError, background, os_error_text, serve_until_signal
+from vhostfs.tracing import TraceRecorder, save_trace
 from virtqueue.listener import Listener
 from virtqueue.offer import virtio_fs_offer
 from virtqueue.server import Server
@@ -95,7 +96,7 @@ class Daemon:
         opened = await asyncio.gather(*(self._open_blob(image, index) for index in range(image.blob_count)))
         self.prefetch: MountPrefetch | None = None
         if options.prefetch is not None:
-            self.prefetch = MountPrefetch(self.blobs, image, opened, options.prefetch)
+            self.prefetch = MountPrefetch(self.blobs, image, opened, options.prefetch, options.trace)
             self.prefetch.start()
             stack.push_async_callback(self.prefetch.close)
         self.device = dataplane.Device(
@@ -107,6 +108,9 @@ class Daemon:
         stack.callback(self.device.close)
         stack.callback(self._write_statistics)
         self.device.mount_image("/", image, [blob.native for blob in opened])
+        if options.trace_out is not None:
+            recorder = TraceRecorder(self.device, "/", image, options.bootstrap)
+            stack.callback(save_trace, recorder, options.trace_out)
         binding = VirtioFsDevice(self.device)
         stack.callback(binding.close)
         await stack.enter_async_context(background(Server(listener, offer, binding).serve()))

@@ -29,6 +29,7 @@ from vhostfs.sandbox_policy import Use
 
 if TYPE_CHECKING:
     from vhostfs.rafs_instance import RafsInstance, RafsStores
+    from vhostfs.tracing import TraceRecorder
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Mount:
         self.instance = instance
         self.settings = dict(settings)
         self.mounted_at = datetime.now(UTC)
+        self.recorder: TraceRecorder | None = None
 
     @property
     def config_id(self) -> str:
@@ -170,6 +172,7 @@ class Mounts:
                 raise MountError(f"{path}: only images can be replaced by others (fs_type rafs)")
             instance = await self._open(request._replace(settings={**before.settings, **request.settings}))
             assert instance is not None
+            await self._stop_recorder(before)
             try:
                 await run_to_end(self._thread, lambda: self._replace(path, before, instance))
             except BaseException as error:
@@ -189,6 +192,41 @@ class Mounts:
             await to_end(self._detach(mount))
         log.info("unmounted %s at %s", mount.request.source, path)
 
+    async def start_trace(self, mountpoint: str) -> None:
+        """Begin to record what is read of an image, anew if that goes on already. Raises MountError."""
+        path = normalize(mountpoint)
+        async with self._lock(path):
+            mount = self.at(path)
+            if mount.instance is None:
+                raise MountError(f"{path}: only the reads of images can be recorded")
+            image, source = mount.instance.image, Path(mount.request.source)
+            await self._stop_recorder(mount)
+            recorder = await asyncio.to_thread(_import_recorder)
+            mount.recorder = await run_to_end(
+                self._thread, lambda: recorder(self._device, path, image, source)
+            )
+
+    async def read_trace(self, mountpoint: str, *, is_last: bool) -> bytes:
+        """What was recorded so far, as a trace file; `is_last` ends the recording. Raises MountError."""
+        path = normalize(mountpoint)
+        async with self._lock(path):
+            mount = self.at(path)
+            recorder = mount.recorder
+            if recorder is None:
+                raise MountError(f"{path}: nothing is being recorded")
+            try:
+                content = await run_to_end(self._thread, recorder.packed)
+            except OSError as error:
+                raise MountError(os_error_text(error)) from error
+            if is_last:
+                await self._stop_recorder(mount)
+            return content
+
+    async def _stop_recorder(self, mount: Mount) -> None:
+        recorder, mount.recorder = mount.recorder, None
+        if recorder is not None:
+            await run_to_end(self._thread, recorder.stop)
+
     async def stop(self) -> None:
         """Fetch nothing more: requests that wait for chunks are answered EIO."""
         if self._stores is not None:
@@ -197,6 +235,8 @@ class Mounts:
     async def close(self) -> None:
         """Let go of everything. The device serves no more, or is closed already."""
         for mount in self._mounted.values():
+            if mount.recorder is not None:
+                mount.recorder.drop()
             if mount.instance is not None:
                 await mount.instance.close()
         self._mounted.clear()
@@ -256,6 +296,7 @@ class Mounts:
             raise
 
     async def _detach(self, mount: Mount) -> None:
+        await self._stop_recorder(mount)
         try:
             await run_to_end(self._thread, lambda: self._device.umount(mount.mountpoint))
         except OSError as error:
@@ -295,6 +336,12 @@ def check_reach(path: Path, use: Use) -> None:
     reason = sandbox.current().refusal(path, use)
     if reason is not None:
         raise MountError(reason)
+
+
+def _import_recorder() -> type[TraceRecorder]:
+    from vhostfs.tracing import TraceRecorder
+
+    return TraceRecorder
 
 
 def _import_instance() -> Any:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rafs.backend.config import Backend
 from rafs.limits import NO_LIMITS, CacheLimits
 from rafs.prefetch.options import PrefetchOptions
 from vhostfs.defaults import DEFAULT_MISS_TIMEOUT_S, DEFAULT_POLL_US, default_cache_dir
+
+if TYPE_CHECKING:
+    from rafs.trace.format import Trace
 
 __all__ = [
     "DEFAULT_MISS_TIMEOUT_S",
@@ -22,7 +26,8 @@ __all__ = [
 class ServeOptions:
     """One image on one socket. Either `socket` (a path) or `listen_fd` (inherited) is given.
 
-    `backend`: where its blobs come from.
+    `backend`: where its blobs come from. `trace` is what to prefetch first, `trace_out` where to write what
+    is recorded of this run.
     """
 
     bootstrap: Path
@@ -37,3 +42,5 @@ class ServeOptions:
     statistics: Path | None = None
     prefetch: PrefetchOptions | None = None
     cache_limits: CacheLimits = NO_LIMITS
+    trace: Trace | None = None
+    trace_out: Path | None = None

@@ -16,6 +16,7 @@ from rafs.open_blob import OpenBlob
 from rafs.prefetch.options import PrefetchOptions
 from rafs.prefetch.plan import make_plan
 from rafs.prefetch.prefetcher import Prefetcher, PrefetchStatistics
+from rafs.trace.format import Trace
 from vhostfs.nydusd.config import Config
 from vhostfs.runtime import to_end
 
@@ -60,12 +61,18 @@ class MountPrefetch:
     """`start` when the mount is there; `close` before its image and blobs are closed."""
 
     def __init__(
-        self, store: BlobStore, image: Image, blobs: Sequence[OpenBlob], options: PrefetchOptions
+        self,
+        store: BlobStore,
+        image: Image,
+        blobs: Sequence[OpenBlob],
+        options: PrefetchOptions,
+        trace: Trace | None = None,
     ) -> None:
         self._store = store
         self._image = image
         self._blobs = blobs
         self._options = options
+        self._trace = trace
         self._prefetcher: Prefetcher | None = None
         self._planning: asyncio.Task[None] | None = None
 
@@ -75,7 +82,7 @@ class MountPrefetch:
 
     async def _plan(self) -> None:
         try:
-            plan = await to_end(asyncio.to_thread(make_plan, self._image, self._options))
+            plan = await to_end(asyncio.to_thread(make_plan, self._image, self._options, self._trace))
         except Exception:
             log.exception("nothing is prefetched")
             return
@@ -91,4 +98,7 @@ class MountPrefetch:
 
     @property
     def statistics(self) -> PrefetchStatistics:
-        return PrefetchStatistics() if self._prefetcher is None else self._prefetcher.statistics
+        if self._prefetcher is None:
+            return PrefetchStatistics()
+        self._prefetcher.judge()
+        return self._prefetcher.statistics

@@ -33,6 +33,8 @@ def serve_policy(options: ServeOptions, chosen: SandboxOptions) -> SandboxPolicy
         places.append(Place((here / options.socket).parent, Use.SOCKETS))
     if options.statistics is not None:
         places.append(Place((here / options.statistics).parent, Use.OUTPUT))
+    if options.trace_out is not None:
+        places.append(Place((here / options.trace_out).parent, Use.OUTPUT))
     return SandboxPolicy(
         places=(*places, *ALWAYS, *chosen_places(chosen)), network=remote, late_code=remote, off=chosen.off
     )

@@ -63,7 +63,7 @@ class FuseClient:
         self.memory = driver.memory
         self.indirect = indirect
         self.timeout = timeout
-        self.uid = self.gid = 0  #: of the process that calls
+        self.uid = self.gid = self.pid = 0  #: of the process that calls
         self._unique = 0
         self._by_head: dict[int, _Pending] = {}
         self._replies: dict[int, tuple[int, bytes]] = {}  # unique -> (error, payload)
@@ -93,7 +93,7 @@ class FuseClient:
         length = abi.IN_HEADER.size + len(body)
         told = length if header_length is None else header_length
         header = abi.IN_HEADER.pack(
-            told, opcode, self._unique, nodeid, self.uid, self.gid, 0, len(extensions) // 8, 0
+            told, opcode, self._unique, nodeid, self.uid, self.gid, self.pid, len(extensions) // 8, 0
         )
         readable = self._buffer(length)
         self.memory.write(readable.gpa, header + body)

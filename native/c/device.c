@@ -109,6 +109,7 @@ void vfs_device_free(struct vfs_device *device)
 }
 
 struct fuse_server *device_server(struct vfs_device *device) { return &device->server; }
+struct namespace *device_namespace(struct vfs_device *device) { return &device->namespace; }
 struct io_pools *device_pools(struct vfs_device *device) { return &device->pools; }
 const uint64_t *device_miss_timeout(const struct vfs_device *device) { return &device->limits.miss_timeout_ns; }
 

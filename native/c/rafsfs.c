@@ -76,6 +76,8 @@ static const struct fuse_fs_type rafsfs_type = {
     },
 };
 
+struct rafsfs *rafsfs_of_fs(struct fuse_fs *fs) { return fs->type == &rafsfs_type ? (struct rafsfs *)fs : NULL; }
+
 struct fuse_fs *rafsfs_new(const struct rafs_image *image, struct blob *const *blobs)
 {
     struct rafsfs *rafsfs = calloc(1, sizeof(*rafsfs));

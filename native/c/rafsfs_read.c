@@ -80,7 +80,7 @@ static void add_piece(struct plan *plan, const struct piece *piece)
 static int64_t make_plan(struct fuse_server *server, struct fuse_request *request, const struct rafs_inode *inode,
                          uint64_t offset, uint64_t size, struct plan *plan)
 {
-    const struct rafsfs *rafsfs = rafsfs_of(request);
+    struct rafsfs *rafsfs = rafsfs_of(request);
     struct missing missing = { 0 };
 
     plan->count = 0;
@@ -104,6 +104,8 @@ static int64_t make_plan(struct fuse_server *server, struct fuse_request *reques
                 blob_visit(blob, extent.chunk_index);
             else
                 add_missing(server, request, &missing, blob, extent.chunk_index);
+            if (__atomic_load_n(&rafsfs->trace, __ATOMIC_RELAXED))
+                rafsfs_record(rafsfs, request, inode->nid, offset, &extent, !piece.area);
         }
         add_piece(plan, &piece);
         offset += extent.length;

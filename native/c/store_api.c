@@ -89,6 +89,20 @@ void vfs_blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first,
 int vfs_blob_add_memory(struct blob *blob, int data_fd, int map_fd) { return blob_add_memory(blob, data_fd, map_fd); }
 int vfs_blob_add_visited(struct blob *blob, int fd) { return blob_add_visited(blob, fd); }
 
+int vfs_blob_is_visited(const struct blob *blob, uint32_t chunk)
+{
+    return chunk < blob->chunk_count && blob->visited && __atomic_load_n(&blob->visited[chunk / 8], __ATOMIC_RELAXED) & rafs_chunk_bit(chunk);
+}
+
+uint32_t vfs_blob_visited_count(const struct blob *blob)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; blob->visited && i < (blob->chunk_count + 7) / 8; i++)
+        count += (uint32_t)__builtin_popcount(__atomic_load_n(&blob->visited[i], __ATOMIC_RELAXED));
+    return count;
+}
+
 int vfs_blob_was_visited(struct blob *blob, uint32_t chunk) { return chunk < blob->chunk_count && blob_was_visited(blob, chunk); }
 
 int vfs_blob_is_on_disk(const struct blob *blob, uint32_t chunk)

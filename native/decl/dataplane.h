@@ -16,6 +16,8 @@ struct blob;
 struct vfs_image;
 struct vfs_device;
 struct fuse_counters;
+struct trace;
+struct vfs_trace_record; /* trace_format.h */
 struct vfs_session;
 struct rafs_chunk_record; /* rafs_v6.h */
 
@@ -59,6 +61,8 @@ void vfs_blob_fail(struct chunk_store *store, struct blob *blob, uint32_t first,
 void vfs_blob_forget(struct blob *blob, uint32_t first, uint32_t count);
 int vfs_blob_is_on_disk(const struct blob *blob, uint32_t chunk);  /* READY there, and not only in memory */
 int vfs_blob_was_visited(struct blob *blob, uint32_t chunk);       /* since this was asked last */
+int vfs_blob_is_visited(const struct blob *blob, uint32_t chunk);  /* the same, and only looks */
+uint32_t vfs_blob_visited_count(const struct blob *blob);
 uint64_t vfs_blob_generation(const struct blob *blob);             /* of what was evicted from the disk */
 /* What it asks of the caller stands in chunk_area.h. -ENXIO: there is no area in memory. */
 int vfs_blob_evict(struct blob *blob, int in_memory, const struct vfs_chunk_run *runs, uint32_t run_count,
@@ -247,6 +251,13 @@ struct vfs_directory_facts {
 };
 
 /* `queues` counts the hiprio queue too; 0: no guest will use it. NULL: see errno. */
+/* ---- recording first accesses (trace.c, rafsfs_trace.c); records are struct vfs_trace_record ---- */
+struct trace *vfs_trace_new(const struct vfs_image *image, uint32_t capacity); /* NULL: no memory */
+void vfs_trace_free(struct trace *trace); /* no mount records to it */
+uint32_t vfs_trace_read(const struct trace *trace, uint32_t from, struct vfs_trace_record *out, uint32_t limit);
+uint64_t vfs_trace_dropped(const struct trace *trace);
+uint64_t vfs_trace_duration_ns(const struct trace *trace);
+
 struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, int is_shared, uint64_t miss_timeout_ns, uint64_t poll_ns);
 void vfs_device_free(struct vfs_device *device);
 /* Mounts may come and go while queues run; one call at a time. blobs[i] is the image's blob i.
@@ -259,6 +270,8 @@ int vfs_device_mount_image(struct vfs_device *device, const char *path, const st
 int vfs_device_mount_directory(struct vfs_device *device, const char *path, int source_fd, const struct vfs_directory_options *options,
                                struct fuse_counters *counters);
 int vfs_device_directory_facts(struct vfs_device *device, const char *path, struct vfs_directory_facts *facts); /* -EINVAL: not a directory */
+/* Record the reads of an image, of the same as `trace`'s; NULL: stop. -EINVAL: a directory is mounted there. */
+int vfs_device_set_trace(struct vfs_device *device, const char *path, struct trace *trace);
 int vfs_device_umount(struct vfs_device *device, const char *path);
 int vfs_device_add_region(struct vfs_device *device, uint64_t gpa, uint64_t size, uint64_t user_addr, uint64_t mmap_offset, int fd);
 int vfs_device_remove_region(struct vfs_device *device, uint64_t gpa, uint64_t size, uint64_t user_addr);

@@ -21,13 +21,15 @@ from rafs.prefetch.options import MAX_WORKERS, PrefetchOptions
 from rafs.prefetch.order import OrderLimits, Request, order_requests
 from rafs.prefetch.pace import Pace
 from rafs.prefetch.plan import Stage
+from rafs.prefetch.precision import Precision
 
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 5
 FAILURE_PAUSE_S = 0.5
-#: stored bytes within which requests may change places
+#: stored bytes within which requests may change places; fewer where the order is what counts
 WINDOW_SIZE = 8 << 20
+LEARNED_WINDOW_SIZE = 1 << 20
 STREAM_SIZE = 4 << 20
 
 
@@ -36,6 +38,7 @@ class PrefetchStatistics:
     """Sums since the start. `read_bytes` are stored bytes, `seconds` those of all requests together.
 
     `unmerged_chunks` had a request of their own. `began_at` and `ended_at` are Unix times, 0: not yet.
+    Of the chunks that a trace had fetched, `judged` should have been read by now, and `useful` were.
     """
 
     requests: int = 0
@@ -47,6 +50,8 @@ class PrefetchStatistics:
     seconds: float = 0.0
     began_at: float = 0.0
     ended_at: float = 0.0
+    judged: int = 0
+    useful: int = 0
     stopped_by: str = ""
 
 
@@ -78,6 +83,7 @@ class Prefetcher:
         limit = options.bandwidth_limit
         self._pace = Pace(max(limit, largest) if limit else 0)
         self._failures = 0
+        self._precision = Precision([])
         self._task: asyncio.Task[None] | None = None
 
     def start(self, on_end: Callable[[], None]) -> None:
@@ -115,35 +121,50 @@ class Prefetcher:
             statistics.ended_at = time.time()
 
     async def _run_stage(self, stage: Stage) -> None:
+        is_stream = self._options.stream and not stage.is_learned
         requests = order_requests(
             stage.runs,
             [blob.meta for blob in self._blobs],
             lambda blob_index, chunk: not self._blobs[blob_index].native.is_ready(chunk),
-            self._limits,
+            lambda: self._limits(stage, is_stream),
         )
-        count = 1 if self._options.stream else min(self._options.workers, MAX_WORKERS)
+        if stage.is_learned:
+            self._precision = Precision([blob.native for blob in self._blobs])
+        count = 1 if is_stream else min(self._options.workers, MAX_WORKERS)
         self.statistics.workers = count
         async with asyncio.TaskGroup() as group:
             for _ in range(count):
-                group.create_task(self._work(requests))
+                group.create_task(self._work(requests, stage, is_stream))
 
-    def _limits(self) -> OrderLimits:
-        if self._options.stream:
+    def _limits(self, stage: Stage, is_stream: bool) -> OrderLimits:
+        if is_stream:
             return OrderLimits(2 * STREAM_SIZE, STREAM_SIZE)
-        return OrderLimits(WINDOW_SIZE, min(max(self._options.batch_size, 1), self._fetcher.lane.piece))
+        window = LEARNED_WINDOW_SIZE if stage.is_learned else WINDOW_SIZE
+        return OrderLimits(window, min(max(self._options.batch_size, 1), self._fetcher.lane.piece))
 
-    async def _work(self, requests: Iterator[Request]) -> None:
+    async def _work(self, requests: Iterator[Request], stage: Stage, is_stream: bool) -> None:
         for request in requests:
             stored = sum(chunk.compressed_size for chunk in request.chunks)
             if (pause := self._pace.spend(self._clock(), stored)) > 0:
                 await self._sleep(pause)
-            await self._fetch(request)
+            if stage.is_learned and self.judge().is_low:
+                raise _Ended(f"only {self.judge().share:.0%} of what the trace has fetched is read")
+            if await self._fetch(request, is_stream) and stage.is_learned:
+                indices = (chunk.chunk_idx for chunk in request.chunks)
+                self._precision.add(request.blob_index, zip(request.ranks, indices, strict=True))
 
-    async def _fetch(self, request: Request) -> None:
+    def judge(self) -> Precision:
+        """Look at what was read meanwhile of what a trace had fetched, for the statistics."""
+        self._precision.judge()
+        self.statistics.judged, self.statistics.useful = self._precision.judged, self._precision.useful
+        return self._precision
+
+    async def _fetch(self, request: Request, is_whole: bool) -> bool:
+        """Whether it is there now."""
         statistics, began = self.statistics, self._clock()
         try:
             turn = await self._fetcher.fetch_ahead(
-                self._blobs[request.blob_index], request.chunks, is_whole=self._options.stream
+                self._blobs[request.blob_index], request.chunks, is_whole=is_whole
             )
         except RafsError as error:
             statistics.failed_requests += 1
@@ -151,10 +172,11 @@ class Prefetcher:
             if self._failures >= MAX_FAILURES:
                 raise _Ended(f"{MAX_FAILURES} requests in a row failed: {error}") from None
             await self._sleep(FAILURE_PAUSE_S * 2**self._failures)
-            return
+            return False
         self._failures = 0
         statistics.requests += turn.requests
         statistics.read_bytes += turn.read_bytes
         statistics.chunks += turn.chunks
         statistics.unmerged_chunks += turn.chunks == 1
         statistics.seconds += self._clock() - began
+        return True

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from vhostfs import sandbox
 from vhostfs.api import metrics
@@ -23,6 +24,7 @@ from vhostfs.nydusd.logs import LEVELS, ErrorHistory, set_level
 from vhostfs.nydusd.version import build_info
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Service:
@@ -59,6 +61,11 @@ class Service:
                 "POST": Route(self.mount, required),
                 "PUT": Route(self.remount, required),
                 "DELETE": Route(self.umount),
+            },
+            "/api/v1/trace": {
+                "PUT": Route(self.start_trace),
+                "GET": Route(self.read_trace),
+                "DELETE": Route(self.end_trace),
             },
             "/api/v1/metrics": {"GET": Route(self.metrics)},
             "/api/v1/metrics/files": {"GET": Route(self.metrics_files)},
@@ -143,13 +150,30 @@ class Service:
     async def umount(self, request: Request) -> None:
         await self._change(self._mounts.umount(request.required("mountpoint")))
 
-    async def _change(self, change: Any) -> None:
+    async def _change(self, change: Awaitable[T]) -> T:
         try:
-            await change
+            return await change
         except MountError as error:
             raise ApiError(500, str(error)) from error
         except ConfigError as error:
             raise ApiError(500, f"config: {error}") from error
+
+    # traces of reads; ours, nydusd has nothing like it
+
+    async def start_trace(self, request: Request) -> None:
+        await self._change(self._mounts.start_trace(request.required("mountpoint")))
+
+    async def read_trace(self, request: Request) -> dict[str, str]:
+        """A trace file (rafs/trace/format.py), in base64."""
+        return await self._trace(request, is_last=False)
+
+    async def end_trace(self, request: Request) -> dict[str, str]:
+        """The same, and the recording ends."""
+        return await self._trace(request, is_last=True)
+
+    async def _trace(self, request: Request, *, is_last: bool) -> dict[str, str]:
+        read = self._mounts.read_trace(request.required("mountpoint"), is_last=is_last)
+        return {"trace": b64encode(await self._change(read)).decode()}
 
     # metrics
 

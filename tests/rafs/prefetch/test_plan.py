@@ -10,6 +10,7 @@ import pytest
 from rafs.image import Image
 from rafs.prefetch.options import PrefetchOptions
 from rafs.prefetch.plan import ChunkRun, Stage, make_plan
+from rafs.trace.format import Access, Trace
 from tests.native.rig import BuiltImage
 
 CHUNK = 64 << 10
@@ -60,6 +61,33 @@ def chunks_in(stage: Stage) -> list[tuple[int, int]]:
 
 
 ALL = Stage("all", [ChunkRun(0, 0, 7)])
+
+
+def learned(image: Image, *chunks: int, runs: tuple[int, ...] = ()) -> Trace:
+    """A trace of blob 0 of the image, and of one that it does not have."""
+    accesses = [
+        Access(0, 0, 0, 1, 1, chunk, runs=in_runs)
+        for chunk, in_runs in zip(chunks, runs or [1] * len(chunks), strict=True)
+    ]
+    accesses.insert(1, Access(0, 0, 0, 1, 0, 3))
+    blobs = ("f" * 64, image.blob(0).blob_id)
+    return Trace(blobs=blobs, accesses=tuple(accesses), image_sha256=bytes(32), runs=max(runs, default=1))
+
+
+def test_a_trace_goes_first_and_in_its_order(image: Table) -> None:
+    image.table = ("/b",)
+    stages = make_plan(image, PrefetchOptions(everything=True), learned(image, 6, 2, 3, 0))
+    assert [(stage.name, stage.is_learned) for stage in stages] == [
+        ("trace", True),
+        ("hints", False),
+        ("all", False),
+    ]
+    assert stages[0].runs == [ChunkRun(0, 6, 1), ChunkRun(0, 2, 2), ChunkRun(0, 0, 1)]
+
+
+def test_what_few_runs_read_is_left_to_them(image: Table) -> None:
+    (stage,) = make_plan(image, PrefetchOptions(files=()), learned(image, 4, 1, 2, runs=(10, 2, 3)))
+    assert chunks_in(stage) == [(0, 4), (0, 2)]
 
 
 def test_files_replace_the_table(image: Table) -> None:

@@ -192,3 +192,30 @@ async def test_bandwidth_is_bounded(tmp_path: Path) -> None:
         await prefetcher.wait()
         assert len(run.ready()) == 20
     assert now == pytest.approx(20 * 60_000 / (1 << 20) - 0.1, abs=0.1)
+
+
+async def test_a_trace_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And left when what it had fetched is not what is read."""
+    fake = make_blob(make_chunks([30_000] * MANY), codec=NONE)
+    backend = MemoryBackend({BLOB_ID: fake.content})
+    order = list(range(MANY))
+    random.Random(6).shuffle(order)
+    trace = Stage("trace", [ChunkRun(0, chunk, 1) for chunk in order], is_learned=True)
+    async with running(tmp_path, backend, fake) as run:
+        await run.miss(order[0])
+        read = set[int]()
+        monkeypatch.setattr(run.blob.native, "visited_count", lambda: len(read))
+        monkeypatch.setattr(run.blob.native, "is_visited", read.__contains__)
+        prefetcher = run.store.prefetch([run.blob], [trace], PrefetchOptions(workers=1))
+        await until(lambda: len(run.ready()) > 100)
+        read |= set(order[:100])
+        await until(lambda: prefetcher.statistics.useful > 60)
+        assert prefetcher.is_running
+        read |= set(range(1000, 1200))
+        await prefetcher.wait()
+        assert prefetcher.statistics.stopped_by.startswith("only ")
+        assert prefetcher.statistics.judged > prefetcher.statistics.useful > 60
+        assert 100 < len(run.ready()) < MANY
+        places = {chunk: place for place, chunk in enumerate(order)}
+        read_at = [offset for offset, _ in backend.reads if offset < MANY * 30_000]
+        assert max(places[offset // 30_000] for offset in read_at[:60]) < 120  # within a window
