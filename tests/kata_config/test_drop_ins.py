@@ -41,7 +41,7 @@ TABLES = {
 }
 #: what stands in the shipped configurations (src/runtime/Makefile): flags of virtiofsd
 SHIPPED_EXTRA_ARGS = ["--thread-pool-size=1", "--announce-submounts"]
-DROP_INS = sorted(path for path in CONFIG.rglob("*.toml"))
+DROP_INS = sorted(path for folder in ("go", "runtime-rs") for path in (CONFIG / folder).rglob("*.toml"))
 
 
 def table_of(drop_in: Path) -> tuple[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rafs.backend.config import Backend
+from rafs.backend.config import Backend, Remote
 from rafs.limits import CacheLimits
 from vhostfs.nydusd.config import Config
 from vhostfs.nydusd.config_paths import cache_path
@@ -41,8 +41,9 @@ def without_effect(config: Config) -> list[str]:
 
     External back-ends are for blobs with data outside of RAFS; an image that has some is refused by itself.
     """
-    rafs, cache = config.rafs, config.cache
-    switches = {
+    backend, rafs, cache = config.backend, config.rafs, config.cache
+    section = backend.section if backend is not None else None
+    switches: dict[str, object] = {
         "external_backends": config.external_backends,
         "rafs.iostats_files": rafs and rafs.iostats_files,
         "rafs.access_pattern": rafs and rafs.access_pattern,
@@ -52,4 +53,7 @@ def without_effect(config: Config) -> list[str]:
         and cache.filecache
         and cache.filecache.disable_indexed_map,
     }
+    if backend is not None and isinstance(section, Remote):
+        path = f"backend.{backend.type}.proxy.dragonfly_scheduler_endpoint"
+        switches[path] = section.proxy.dragonfly_scheduler_endpoint
     return [path for path, is_on in switches.items() if is_on]
