@@ -26,7 +26,7 @@ struct vfs_trace_header {
     uint64_t duration_ns;
     uint64_t body_size;       /* bytes that follow, compressed */
     uint8_t image_sha256[32]; /* of the bootstrap */
-    uint8_t sha256[32];       /* of this header with zeros here, and the plain body */
+    uint8_t sha256[32];       /* of this header with zeros here, and the body as stored */
     uint8_t reserved[8];
 };
 

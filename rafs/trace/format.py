@@ -4,10 +4,11 @@
     body     zstd, `body_size` bytes: `blob_count` blob ids of 64 hex characters, then `record_count` times
              struct vfs_trace_record, 48 bytes each, in order
 
-The header has the SHA-256 of itself (with zeros in its place) and of the plain body: a file that was cut or
-changed anywhere is refused. The counts bound what is decompressed. A chunk is named by the id of its blob and
-its index there, so a trace serves every image that has the blob; `image_sha256` tells of which bootstrap the
-nids are. A version that is not ours is refused. No chunk occurs twice.
+The header has the SHA-256 of itself (with zeros in its place) and of the body as it is stored: a file that
+was cut or changed anywhere is refused before it is unpacked. The counts bound what that gives. A chunk is
+named by the id of its blob and its index there, so a trace serves every image that has the blob;
+`image_sha256` tells of which bootstrap the nids are. A version that is not ours is refused. No chunk occurs
+twice.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def pack_trace(trace: Trace) -> bytes:
         "body_size": len(packed),
         "image_sha256": trace.image_sha256,
     }
-    digest = hashlib.sha256(TRACE_HEADER.pack(**fields) + body).digest()
+    digest = hashlib.sha256(TRACE_HEADER.pack(**fields) + packed).digest()
     return TRACE_HEADER.pack(**fields, sha256=digest) + packed
 
 
@@ -119,10 +120,10 @@ def parse_trace(content: bytes) -> Trace:
     packed = content[TRACE_HEADER.size :]
     if len(packed) != header.body_size:
         raise TraceError(f"it is damaged: {len(packed)} bytes after the header, not {header.body_size}")
-    body = _unpack(packed, ids_size + header.record_count * TRACE_RECORD.size)
     blank = TRACE_HEADER.pack(**{**header._asdict(), "sha256": b""})
-    if hashlib.sha256(blank + body).digest() != header.sha256:
+    if hashlib.sha256(blank + packed).digest() != header.sha256:
         raise TraceError("it is damaged: the checksum is wrong")
+    body = _unpack(packed, ids_size + header.record_count * TRACE_RECORD.size)
     ids = [body[at : at + BLOB_ID_SIZE] for at in range(0, ids_size, BLOB_ID_SIZE)]
     accesses = parse_accesses(body[ids_size:])
     _check(ids, accesses, header.runs)

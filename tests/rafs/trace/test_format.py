@@ -52,7 +52,7 @@ def forged(body: bytes, packed: bytes | None = None, **changes: int) -> bytes:
     packed = zstandard.ZstdCompressor().compress(body) if packed is None else packed
     header = TRACE_HEADER.parse(pack_trace(SMALL))._asdict()
     fields = header | {"body_size": len(packed), "sha256": b"", **changes}
-    digest = hashlib.sha256(TRACE_HEADER.pack(**fields) + body).digest()
+    digest = hashlib.sha256(TRACE_HEADER.pack(**fields) + packed).digest()
     return TRACE_HEADER.pack(**fields | {"sha256": digest}) + packed
 
 
