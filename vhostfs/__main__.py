@@ -14,11 +14,15 @@ from vhostfs import (
     cli_build,
     cli_cache,
     cli_check,
+    cli_compact,
     cli_convert,
+    cli_diff,
+    cli_export,
     cli_inspect,
     cli_merge,
     cli_registry,
     cli_serve,
+    cli_stat,
     cli_trace,
     cli_unpack,
 )
@@ -43,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli_inspect.add_parser(subparsers)
     cli_unpack.add_parser(subparsers)
     cli_trace.add_parser(subparsers)
+    cli_export.add_parser(subparsers)
+    cli_diff.add_parser(subparsers)
+    cli_stat.add_parser(subparsers)
+    cli_compact.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rafs.filesystem import Filesystem
@@ -35,11 +35,18 @@ def add_image_arguments(parser: argparse.ArgumentParser, *, needs_blobs: bool) -
 @contextmanager
 def opened_image(command: str, args: argparse.Namespace) -> Iterator[Filesystem]:
     """The image of the arguments. What is wrong with it ends the program with a sentence on stderr."""
+    with opened_bootstrap(command, args.bootstrap, args.blob_dir) as filesystem:
+        yield filesystem
+
+
+@contextmanager
+def opened_bootstrap(command: str, bootstrap: Path, blob_dirs: Sequence[Path] = ()) -> Iterator[Filesystem]:
+    """An image, errors as of `opened_image`."""
     import rafs
     from rafs.errors import RafsError
 
     try:
-        with rafs.open(args.bootstrap, args.blob_dir) as filesystem:
+        with rafs.open(bootstrap, blob_dirs) as filesystem:
             yield filesystem
     except (RafsError, OSError) as error:
         fail(command, error)
@@ -73,3 +80,22 @@ def byte_progress(description: str) -> Iterator[Callable[[int, int | None], None
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(description, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def table_of(title: str, *columns: str) -> Any:
+    """A table to fill and show; columns that begin with "#" hold numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE, title_justify="left", pad_edge=False)
+    for column in columns:
+        is_number = column[:1] == "#"
+        table.add_column(column.lstrip("#"), justify="right" if is_number else "left", overflow="fold")
+    return table
+
+
+def show_table(table: Any) -> None:
+    """Print it, as wide as the terminal is, and wide enough where there is none."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False).print(table)

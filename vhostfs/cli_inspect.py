@@ -7,9 +7,9 @@ import json
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vhostfs.cli_image import FAILED, add_image_arguments, opened_image
+from vhostfs.cli_image import FAILED, add_image_arguments, opened_image, show_table, table_of
 from vhostfs.sizes import format_size
 
 if TYPE_CHECKING:
@@ -54,23 +54,6 @@ def _print_json(value: object) -> None:
     print(json.dumps(value, indent=1))
 
 
-def _table(title: str, *columns: str) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, box=box.SIMPLE, title_justify="left", pad_edge=False)
-    for column in columns:
-        is_number = column[:1] == "#"
-        table.add_column(column.lstrip("#"), justify="right" if is_number else "left", overflow="fold")
-    return table
-
-
-def _show(table: Any) -> None:
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False).print(table)
-
-
 def _print_image(facts: ImageFacts) -> None:
     print(f"RAFS v{facts.version}, metadata {format_size(facts.bootstrap_size)}: {', '.join(facts.flags)}")
     print(
@@ -78,7 +61,9 @@ def _print_image(facts: ImageFacts) -> None:
         f"{format_size(facts.data_size)} of data in chunks of up to {format_size(facts.chunk_size)}"
     )
     print(", ".join(f"{count:,} {kind}" for kind, count in facts.kinds.items()))
-    blobs = _table("blobs", "#", "id", "codec", "digest", "#chunks", "#used", "#stored", "#plain", "features")
+    blobs = table_of(
+        "blobs", "", "id", "codec", "digest", "#chunks", "#used", "#stored", "#plain", "features"
+    )
     for blob in facts.blobs:
         blobs.add_row(
             str(blob.index),
@@ -91,7 +76,7 @@ def _print_image(facts: ImageFacts) -> None:
             format_size(blob.uncompressed_size),
             " ".join(blob.features),
         )
-    _show(blobs)
+    show_table(blobs)
     for path in facts.prefetch:
         print(f"prefetch  {path}")
 
@@ -107,7 +92,7 @@ def _print_path(facts: PathFacts) -> None:
     for name, value in facts.xattrs.items():
         print(f"xattr  {name} = 0x{value}")
     if facts.chunks:
-        chunks = _table("chunks", "#at", "#size", "blob", "#chunk", "#stored at", "#stored size", "digest")
+        chunks = table_of("chunks", "#at", "#size", "blob", "#chunk", "#stored at", "#stored size", "digest")
         for chunk in facts.chunks:
             chunks.add_row(
                 str(chunk.file_offset),
@@ -118,7 +103,7 @@ def _print_path(facts: PathFacts) -> None:
                 str(chunk.compressed_size),
                 chunk.digest[:16],
             )
-        _show(chunks)
+        show_table(chunks)
 
 
 def _time(seconds: int) -> str:
@@ -142,7 +127,7 @@ def _print_chunks(args: argparse.Namespace, filesystem: Filesystem) -> int:
     if args.json:
         _print_json([asdict(chunk) for chunk in chunks])
         return 0
-    table = _table(ids[index], "#chunk", "#stored at", "#stored size", "#at", "#size", "digest")
+    table = table_of(ids[index], "#chunk", "#stored at", "#stored size", "#at", "#size", "digest")
     for chunk in chunks:
         table.add_row(
             str(chunk.index),
@@ -152,5 +137,5 @@ def _print_chunks(args: argparse.Namespace, filesystem: Filesystem) -> int:
             str(chunk.uncompressed_size),
             chunk.digest,
         )
-    _show(table)
+    show_table(table)
     return 0

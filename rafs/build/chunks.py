@@ -97,6 +97,26 @@ class ChunkStore:
         """The number of the blob that `chunk` lies in."""
         return self._blobs[chunk]
 
+    def index(self, chunk: int) -> int:
+        """The number of `chunk` in its blob."""
+        return self._indexes[chunk]
+
+    def key(self, chunk: int) -> bytes:
+        """Its chunk_key()."""
+        return chunk_key(self._digests[chunk], self._sizes[chunk])
+
+    def record(self, chunk: int) -> Any:
+        """It as a parsed `struct rafs_chunk_record`, with the number of its blob."""
+        return _CHUNK.parse(
+            self._pack_record(chunk, {self._blobs[chunk]: self._blobs[chunk]}, self._file_offsets[chunk])
+        )
+
+    def facts(self, blob: int) -> BlobFacts:
+        """What is known of blob number `blob`, which is finished or another image's."""
+        facts = self._facts[blob]
+        assert facts is not None
+        return facts
+
     def offset(self, chunk: int) -> int:
         """Where `chunk` starts in its uncompressed blob."""
         return self._offsets[chunk]

@@ -49,7 +49,7 @@ class PendingFile:
     def _failure(self, error: OSError) -> BuildError:
         return BuildError(f"cannot write the {self._what} in {str(self._folder)!r}: {error.strerror}")
 
-    def write(self, data: bytes | bytearray) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of `data`."""
         view = memoryview(data)
         try:

@@ -85,3 +85,48 @@ def test_build_v5_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     build = ["build", str(tmp_path / "source"), "--fs-version", "5", "--bootstrap", *image]
     assert main(build) == 0 and main(["check", *image]) == 0
     assert "sound: 2 names, 2 inodes, 1 chunks verified" in capsys.readouterr().out
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """Bootstraps one and two, which differ in a file, and their blobs."""
+    (tmp_path / "source").mkdir()
+    for name, data in (("one", b"first" * 9000), ("two", b"second" * 9000)):
+        (tmp_path / "source" / "file").write_bytes(data)
+        blobs = ["--blob-dir", str(tmp_path / "blobs")]
+        assert main(["build", str(tmp_path / "source"), "--bootstrap", str(tmp_path / name), *blobs]) == 0
+    return tmp_path
+
+
+def test_diff(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    images = [str(two / "one"), str(two / "two")]
+    assert main(["diff", *images]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("M /file  ") and "1 changed, 1 as they were; to pull: " in lines[1]
+    assert main(["diff", *images, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [change["path"] for change in facts["changes"]] == ["/file"] and facts["pulled_chunks"] == 1
+    assert main(["diff", *images, "--summary"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_stat(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["stat", str(two / "one"), str(two / "two")]) == 0
+    assert "2 images in 2 blobs: 96.7 KiB of data" in capsys.readouterr().out
+    assert main(["stat", str(two / "one"), str(two / "one"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["images"][1]["new_stored_size"] == 0 and facts["dictionary_saves"] == 0
+
+
+def test_export_and_compact(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = [str(two / "two"), "--blob-dir", str(two / "blobs")]
+    assert main(["export", *image, "--output", str(two / "image")]) == 0
+    assert "52.7 KiB of data in 1 chunks" in capsys.readouterr().out and (two / "image").exists()
+    assert main(["compact", *image, "--output", str(two / "three"), "--min-blob-size", "0"]) == 0
+    assert capsys.readouterr().out.startswith("kept ")
+    assert main(["diff", str(two / "two"), str(two / "three")]) == 0
+    with pytest.raises(SystemExit):
+        main(["compact", *image, "--output", str(two / "three"), "--min-used-ratio", "101"])
+    assert "'101' is not a whole number from 0 to 100" in capsys.readouterr().err
