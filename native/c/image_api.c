@@ -91,7 +91,7 @@ int64_t vfs_image_offset(const struct vfs_image *image, uint64_t nid)
     struct rafs_inode inode;
     int err = rafs_inode_read(&image->rafs, nid, &inode);
 
-    return err ? err : (int64_t)inode.offset;
+    return err ? err : rafs_inode_offset(&image->rafs, nid);
 }
 
 const uint8_t *vfs_image_digest(const struct vfs_image *image, uint64_t nid)
@@ -100,7 +100,7 @@ const uint8_t *vfs_image_digest(const struct vfs_image *image, uint64_t nid)
 
     if (image->rafs.version != 5 || rafs_inode_read(&image->rafs, nid, &inode))
         return NULL;
-    return image->rafs.base + inode.offset + offsetof(struct rafs_v5_inode, digest);
+    return image->rafs.base + rafs_inode_offset(&image->rafs, nid) + offsetof(struct rafs_v5_inode, digest);
 }
 
 static int directory(const struct vfs_image *image, uint64_t nid, struct rafs_inode *inode)

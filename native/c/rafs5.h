@@ -22,6 +22,7 @@ static inline uint64_t rafs5_pad(uint64_t size) { return (size + RAFS_V5_ALIGNME
 int rafs5_each_chunk(const struct rafs_image *image, int (*visit)(void *context, const struct rafs_chunk_record *chunk), void *context,
                      struct reason why);
 
+int64_t rafs5_inode_offset(const struct rafs_image *image, uint64_t nid);
 int rafs5_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_inode *inode);
 int rafs5_inode_flat(const struct rafs_image *image, const struct rafs_inode *inode, uint64_t offset, const uint8_t **data, uint64_t *length);
 int rafs5_lookup(const struct rafs_image *image, const struct rafs_inode *dir, const char *name, size_t length, uint64_t *nid);

@@ -11,7 +11,12 @@
 
 enum { DOTS = 2 };
 
-static uint64_t parent_of(const struct rafs_inode *dir) { return dir->nid == RAFS_V5_ROOT_INO ? dir->nid : dir->parent; }
+static uint64_t parent_of(const struct rafs_image *image, const struct rafs_inode *dir)
+{
+    struct rafs5_record record;
+
+    return dir->nid == RAFS_V5_ROOT_INO || rafs5_record(image, dir->nid, &record) ? dir->nid : record.inode->parent;
+}
 
 static uint8_t file_type(uint32_t mode)
 {
@@ -80,7 +85,7 @@ int rafs5_lookup(const struct rafs_image *image, const struct rafs_inode *dir, c
         return 0;
     }
     if (length == 2 && name[0] == '.' && name[1] == '.') {
-        *nid = parent_of(dir);
+        *nid = parent_of(image, dir);
         return 0;
     }
     while (low < high) {
@@ -109,7 +114,7 @@ int rafs5_dir_entry(const struct rafs_image *image, const struct rafs_inode *dir
         return 0;
     *next = cookie + 1;
     if (cookie < DOTS) {
-        *entry = (struct rafs_dirent){ .nid = cookie ? parent_of(dir) : dir->nid, .name = "..", .name_length = (uint16_t)(cookie + 1), .file_type = 2 };
+        *entry = (struct rafs_dirent){ .nid = cookie ? parent_of(image, dir) : dir->nid, .name = "..", .name_length = (uint16_t)(cookie + 1), .file_type = 2 };
         return 1;
     }
     err = read_child(image, dir, cookie - DOTS, entry);

@@ -87,7 +87,6 @@ int rafs5_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_i
     if (raw->ino != nid || raw->mode > UINT16_MAX || raw->size > INT64_MAX || raw->mtime_nsec >= 1000000000u)
         return -EUCLEAN;
     is_link = S_ISLNK(raw->mode);
-    inode->offset = (uint64_t)((const uint8_t *)raw - image->base);
     inode->mode = (uint16_t)raw->mode;
     inode->size = is_link ? raw->symlink_size : raw->size;
     inode->mtime = raw->mtime;
@@ -97,7 +96,6 @@ int rafs5_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_i
     inode->nlink = raw->nlink;
     inode->u = S_ISDIR(raw->mode) ? raw->child_index : raw->rdev;
     inode->count = raw->child_count;
-    inode->parent = raw->parent;
     inode->has_holes = raw->flags & RAFS_V5_INODE_HAS_HOLE;
     end = record.target_offset + rafs5_pad(raw->symlink_size);
     err = find_xattrs(image, raw, &end, inode);
@@ -105,6 +103,14 @@ int rafs5_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_i
         return err;
     inode->payload_offset = is_link ? record.target_offset : end;
     return check_type(image, inode);
+}
+
+int64_t rafs5_inode_offset(const struct rafs_image *image, uint64_t nid)
+{
+    struct rafs5_record record;
+    int err = rafs5_record(image, nid, &record);
+
+    return err ? err : (int64_t)((const uint8_t *)record.inode - image->base);
 }
 
 int rafs5_inode_flat(const struct rafs_image *image, const struct rafs_inode *inode, uint64_t offset,

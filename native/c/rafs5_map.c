@@ -68,6 +68,7 @@ int rafs5_map(const struct rafs_image *image, const struct rafs_inode *inode, ui
 }
 
 const struct rafs_reader rafs5_reader = {
+    .offset = rafs5_inode_offset,
     .inode = rafs5_inode_read,
     .flat = rafs5_inode_flat,
     .lookup = rafs5_lookup,

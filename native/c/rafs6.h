@@ -4,6 +4,7 @@
 #include "rafs_image.h"
 #include "rafs_parse.h"
 
+int64_t rafs6_inode_offset(const struct rafs_image *image, uint64_t nid);
 int rafs6_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_inode *inode);
 int rafs6_inode_flat(const struct rafs_image *image, const struct rafs_inode *inode, uint64_t offset, const uint8_t **data, uint64_t *length);
 int rafs6_lookup(const struct rafs_image *image, const struct rafs_inode *dir, const char *name, size_t length, uint64_t *nid);

@@ -82,7 +82,6 @@ int rafs6_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_i
     icount = raw[2] | raw[3] << 8;
     if (format & ~0xFu)
         return -EOPNOTSUPP;
-    inode->offset = offset;
     inode->layout = (format >> 1) & 7;
     size = format & 1 ? sizeof(struct erofs_inode_extended) : sizeof(struct erofs_inode_compact);
     err = format & 1 ? decode_extended(image, offset, inode) : decode_compact(image, offset, inode);
@@ -99,6 +98,11 @@ int rafs6_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_i
     end = inode->xattr_offset + inode->xattr_size;
     inode->payload_offset = inode->layout == EROFS_LAYOUT_CHUNK_BASED ? (end + 7) & ~7ull : end;
     return check_inode(image, inode);
+}
+
+int64_t rafs6_inode_offset(const struct rafs_image *image, uint64_t nid)
+{
+    return (int64_t)(image->meta_offset + nid * EROFS_SLOT_SIZE);
 }
 
 int rafs6_inode_flat(const struct rafs_image *image, const struct rafs_inode *inode, uint64_t offset,

@@ -41,6 +41,7 @@ int rafs6_map(const struct rafs_image *image, const struct rafs_inode *inode, ui
 }
 
 const struct rafs_reader rafs6_reader = {
+    .offset = rafs6_inode_offset,
     .inode = rafs6_inode_read,
     .flat = rafs6_inode_flat,
     .lookup = rafs6_lookup,

@@ -67,9 +67,9 @@ static inline const void *rafs_at(const struct rafs_image *image, uint64_t offse
     return offset <= image->size && length <= image->size - offset ? image->base + offset : NULL;
 }
 
+/* Made for every request, so it is kept small. */
 struct rafs_inode {
     uint64_t nid;
-    uint64_t offset; /* of its record in the image */
     uint64_t size;
     uint64_t mtime;
     uint32_t mtime_nsec;
@@ -79,10 +79,9 @@ struct rafs_inode {
     uint16_t mode;
     uint8_t layout;          /* EROFS_LAYOUT_* */
     bool has_holes;          /* v5: the chunks do not stand in a row */
-    uint32_t count;          /* v5: children of a directory, chunks of a file */
-    uint64_t parent;         /* v5: of a directory */
     uint64_t xattr_offset;
     uint32_t xattr_size;     /* v6: header included; 0: none */
+    uint32_t count;          /* v5: children of a directory, chunks of a file */
     uint64_t payload_offset; /* inline tail, or chunk indexes; v5: target, or chunk records */
 };
 
@@ -116,6 +115,7 @@ struct rafs_extent {
 
 /* What a version does in its own way; the functions below say what each is for. */
 struct rafs_reader {
+    int64_t (*offset)(const struct rafs_image *image, uint64_t nid);
     int (*inode)(const struct rafs_image *image, uint64_t nid, struct rafs_inode *inode);
     int (*flat)(const struct rafs_image *image, const struct rafs_inode *inode, uint64_t offset, const uint8_t **data, uint64_t *length);
     int (*lookup)(const struct rafs_image *image, const struct rafs_inode *dir, const char *name, size_t length, uint64_t *nid);
@@ -123,6 +123,9 @@ struct rafs_reader {
     int (*xattr_entry)(const struct rafs_image *image, const struct rafs_inode *inode, uint32_t offset, struct rafs_xattr *xattr, uint32_t *next);
     int (*map)(const struct rafs_image *image, const struct rafs_inode *inode, uint64_t offset, uint64_t length, struct rafs_extent *extent);
 };
+
+/* Where in the image the record of an inode stands that rafs_inode_read takes. */
+static inline int64_t rafs_inode_offset(const struct rafs_image *image, uint64_t nid) { return image->reader->offset(image, nid); }
 
 static inline int rafs_inode_read(const struct rafs_image *image, uint64_t nid, struct rafs_inode *inode)
 {
