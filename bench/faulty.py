@@ -2,7 +2,8 @@
 
 --delay S: every read of the blob back-end takes S seconds longer, as a far registry would. --stall S: on
 SIGUSR1 the interpreter is busy for S seconds without letting go of the GIL, so that no Python code of the
-daemon runs, in no thread. Nothing of this is in vhostfs itself.
+daemon runs, in no thread, nor of its agent, which is in the same process here. Nothing of this is in vhostfs
+itself.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import uvloop
 
 from rafs.backend import BlobBackend, LocalBackend
 from rafs.backend.config import LocalFs, backend_of
+from tests.vhostfs.agent_here import agent_here, no_start
 from vhostfs.daemon import Daemon
 from vhostfs.options import ServeOptions
 
@@ -55,7 +57,7 @@ def hold_the_gil(seconds: float) -> None:
 async def serve(options: ServeOptions, blob_dir: Path, delay_s: float, stall_s: float) -> None:
     loop = asyncio.get_running_loop()
     backend = SlowBackend(LocalBackend(blob_dir), delay_s)
-    async with Daemon(options, backend=backend) as daemon:
+    async with agent_here(options.cache_dir, backend), Daemon(options, no_start) as daemon:
         loop.add_signal_handler(signal.SIGTERM, daemon.stop)
         loop.add_signal_handler(signal.SIGUSR1, hold_the_gil, stall_s)
         await daemon.run()

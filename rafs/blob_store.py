@@ -33,6 +33,7 @@ from rafs.blob_record import BlobRecord
 from rafs.blob_tail import BlobTail, Digests, Tail
 from rafs.cache import CachedBlob
 from rafs.cache_dir import CacheDir
+from rafs.chunk_state import Run
 from rafs.chunk_table import BootstrapChunks, ChunkTable
 from rafs.errors import ImageCorrupt, RafsError
 from rafs.fetch import Fetcher, FetchResources
@@ -163,6 +164,10 @@ class BlobStore:
         blob.native.close()
         blob.tail.close()
         await _within(SETTLE_DEADLINE_S, lambda: _settle_and_close(blob.cache))
+
+    def fetch(self, blob: OpenBlob, runs: list[Run]) -> asyncio.Task[None]:
+        """Fetch chunks that were claimed; returns at once. `blob.on_settled` tells of each."""
+        return self._fetcher.submit(blob, runs)
 
     async def fill(self, blob: OpenBlob, first: int = 0, count: int | None = None) -> None:
         """Fetch what is missing of a range of chunks (default: all). Raises the first error of a chunk."""

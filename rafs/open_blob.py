@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -21,9 +21,17 @@ from rafs.prefetch.lane import Turn
 log = logging.getLogger(__name__)
 
 
+def _nobody_waits(first: int, count: int, has_failed: bool) -> None:
+    pass
+
+
 @dataclass(eq=False)
 class OpenBlob:
-    """A blob that is served: its chunk states (`native`), records, cache files, their room, and metadata."""
+    """A blob that is served: its chunk states (`native`), records, cache files, their room, and metadata.
+
+    `on_settled(first, count, has_failed)` is called, on the event loop, for chunks that nobody fetches any
+    more.
+    """
 
     native: Blob
     meta: BlobMeta
@@ -33,6 +41,7 @@ class OpenBlob:
     users: int = 1
     said_unverified: bool = False
     is_closing: bool = False
+    on_settled: Callable[[int, int, bool], None] = _nobody_waits
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     jobs: set[Future[object]] = field(default_factory=set)
 
@@ -63,11 +72,13 @@ class Batch:
         """They were written, to the disk or to memory."""
         for first, count in self._take(chunk_idxs):
             self._blob.native.complete(first, count, in_memory=in_memory)
+            self._blob.on_settled(first, count, False)
 
     def let_go(self, chunk_idxs: Iterable[int]) -> None:
         """They are READY by another one's doing: who waits looks again, and asks again if they are gone."""
         for first, count in self._take(chunk_idxs):
             self._blob.native.unclaim(first, count)
+            self._blob.on_settled(first, count, False)
 
     def fail(self, chunk_idxs: Iterable[int], error: RafsError) -> None:
         """They could not be had, which the log tells in one line a run."""
@@ -77,12 +88,14 @@ class Batch:
             log.error("blob %s %s: %s", self._blob.blob_id, which, reason)
             self._counters["failed_chunks"] += count
             self._blob.native.fail(first, count)
+            self._blob.on_settled(first, count, True)
         self.first_error = self.first_error or error
 
     def end(self) -> None:
         """Fail without a word what nobody dealt with: the daemon or the mount is going away, or a bug."""
         for first, count in self._take(list(self._open)):
             self._blob.native.fail(first, count)
+            self._blob.on_settled(first, count, True)
 
     def _take(self, chunk_idxs: Iterable[int]) -> list[Run]:
         runs = list(runs_of(sorted(self._open.intersection(chunk_idxs))))

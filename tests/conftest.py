@@ -17,6 +17,9 @@ from tests.fakes.registries import docker_registry as docker_registry
 
 REPO = Path(__file__).resolve().parent.parent
 
+# The agents that daemons start in tests end soon after them.
+os.environ["VHOSTFS_AGENT_OPTIONS"] = "--idle-timeout 1"
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:

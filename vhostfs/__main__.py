@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from vhostfs import (
+    cli_agent,
     cli_build,
     cli_cache,
     cli_check,
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"vhostfs {version('vhostfs')}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    cli_agent.add_parser(subparsers)
     cli_build.add_parser(subparsers)
     cli_convert.add_parser(subparsers)
     cli_merge.add_parser(subparsers)

@@ -172,6 +172,7 @@ def run(arguments: argparse.Namespace) -> int:
     # heavy: after the arguments are known to be good; and all of it: nothing can be imported in the sandbox
     from rafs.errors import CacheError
     from rafs.trace.errors import TraceError
+    from vhostfs.agent.starter import Starter
     from vhostfs.daemon import serve
     from vhostfs.nydusd.errors import ConfigError
     from vhostfs.runtime import StartError, os_error_text
@@ -199,7 +200,7 @@ def run(arguments: argparse.Namespace) -> int:
         listen_fd=arguments.fd,
         bootstrap=arguments.bootstrap,
         backend=source.backend,
-        cache_dir=getattr(arguments, "cache_dir", source.cache_dir),
+        cache_dir=Path.cwd() / getattr(arguments, "cache_dir", source.cache_dir),
         tag=arguments.tag,
         num_request_queues=arguments.num_request_queues,
         miss_timeout_s=arguments.miss_timeout,
@@ -211,9 +212,14 @@ def run(arguments: argparse.Namespace) -> int:
         cache_limits=CacheLimits(quota=arguments.cache_quota, min_free=arguments.cache_min_free),
     )
     try:
-        report = apply_sandbox(serve_policy(options, sandbox))
+        policy = serve_policy(options, sandbox)
+        # An agent of ours ends with us; one that is there already is used.
+        starter = Starter.spawn(
+            [options.cache_dir], ["--idle-timeout", "0", "--log-to-cache", *sandbox.words()]
+        )
+        report = apply_sandbox(policy)
         log.debug("sandbox: %s", report.as_json())
-        serve(options)
+        serve(options, starter.start)
     except (CacheError, SandboxError, StartError) as error:
         print(f"vhostfs serve: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
-"""The composition root: builds image, cache, fetcher, device and server, and owns their lifetimes.
+"""The composition root: builds image, link to the agent, device and server, and owns their lifetimes.
 
-Reading order of the pieces: `rafs.image` (what is in the image), `rafs.blob_store` (where chunks come
+Reading order of the pieces: `rafs.image` (what is in the image), `vhostfs.agent.client` (where chunks come
 from), `native.dataplane` (the data plane), `virtqueue.server` (who it is for). Everything is closed in the
 reverse order of its making, whatever happens.
 """
@@ -10,26 +10,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from native import dataplane
-from rafs.backend import BlobBackend
-from rafs.backend.http import HttpPool
-from rafs.backend.make import make_backend
-from rafs.blob_store import BlobStore
-from rafs.cache_dir import CacheDir
 from rafs.errors import RafsError
-from rafs.fetch import FetchResources
 from rafs.image import Image, ImageError
-from rafs.open_blob import OpenBlob
-from rafs.upcalls import Upcalls
+from vhostfs.agent.client import AgentLink
+from vhostfs.agent.exchange import AgentError
 from vhostfs.device import VirtioFsDevice
+from vhostfs.open_image import OpenImage
 from vhostfs.options import ServeOptions
-from vhostfs.prefetching import MountPrefetch
 from vhostfs.runtime import StartError, background, os_error_text, serve_until_signal
 from vhostfs.tracing import TraceRecorder, save_trace
 from virtqueue.listener import Listener
@@ -42,19 +38,19 @@ log = logging.getLogger(__name__)
 class Daemon:
     """One image, one device, one socket. `async with` makes it ready; `run` serves until `stop`.
 
-    `backend` stands in for the one of `options.backend`.
+    `start_agent` has an agent started for the cache directory (`vhostfs/agent`).
     """
 
-    def __init__(self, options: ServeOptions, *, backend: BlobBackend | None = None) -> None:
+    def __init__(self, options: ServeOptions, start_agent: Callable[[Path], None]) -> None:
         self.options = options
-        self._backend = backend
+        self._start_agent = start_agent
         self._stopping = asyncio.Event()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Daemon:
         try:
             await self._build()
-        except (ImageError, RafsError, ValueError) as error:
+        except (AgentError, ImageError, RafsError, ValueError) as error:
             await self._stack.aclose()
             raise StartError(error) from error
         except OSError as error:
@@ -71,34 +67,19 @@ class Daemon:
     async def _build(self) -> None:
         options, stack = self.options, self._stack
         offer = virtio_fs_offer(options.num_request_queues, options.tag)
-        image = Image(options.bootstrap)
-        stack.callback(image.close)
+        bootstrap = Image(options.bootstrap)
         # Early, so that a VMM may connect already: it is answered once the blobs are open.
         listener = _listen(options)
         stack.callback(listener.close)
         chunks = dataplane.ChunkStore()
         stack.callback(chunks.close)
-        http = HttpPool()
-        stack.push_async_callback(http.close)
-        backend = self._backend or make_backend(options.backend, http)
-        stack.push_async_callback(backend.close)
-        upcalls, resources = Upcalls(chunks), FetchResources()
-        stack.callback(resources.close)
-        upcalls.start()
-        stack.callback(upcalls.stop)
-        cache_dir = CacheDir(options.cache_dir)
-        cache_dir.join(options.cache_limits)
-        stack.callback(cache_dir.leave)
-        self.governor = cache_dir.governor
-        self.blobs = BlobStore(cache_dir, backend, upcalls, resources)
-        self.blobs.start()
-        stack.push_async_callback(self.blobs.close)
-        opened = await asyncio.gather(*(self._open_blob(image, index) for index in range(image.blob_count)))
-        self.prefetch: MountPrefetch | None = None
+        link = AgentLink(chunks, options.cache_dir, self._start_agent)
+        stack.push_async_callback(link.close)
+        self.image = OpenImage(bootstrap, link, options.backend, limits=options.cache_limits)
+        stack.push_async_callback(self.image.close)
+        await self.image.open_blobs()
         if options.prefetch is not None:
-            self.prefetch = MountPrefetch(self.blobs, image, opened, options.prefetch, options.trace)
-            self.prefetch.start()
-            stack.push_async_callback(self.prefetch.close)
+            self.image.start_prefetch(options.prefetch, options.trace)
         self.device = dataplane.Device(
             chunks,
             num_request_queues=options.num_request_queues,
@@ -106,22 +87,18 @@ class Daemon:
             poll_us=options.poll_us,
         )
         stack.callback(self.device.close)
-        stack.callback(self._write_statistics)
-        self.device.mount_image("/", image, [blob.native for blob in opened])
+        stack.push_async_callback(self._write_statistics)
+        self.device.mount_image("/", bootstrap, self.image.native_blobs)
         if options.trace_out is not None:
-            recorder = TraceRecorder(self.device, "/", image, options.bootstrap)
+            recorder = TraceRecorder(self.device, "/", bootstrap, options.bootstrap)
             stack.callback(save_trace, recorder, options.trace_out)
         binding = VirtioFsDevice(self.device)
         stack.callback(binding.close)
         await stack.enter_async_context(background(Server(listener, offer, binding).serve()))
         # First of all at the end: a vring that is being stopped waits for its misses.
-        stack.push_async_callback(self.blobs.stop)
-        stack.callback(upcalls.stop)
+        stack.push_async_callback(link.stop)
+        stack.push_async_callback(self.image.figures)  # for the statistics: there is no asking afterwards
         log.info("serving %s on %s", options.bootstrap, listener.path or f"descriptor {options.listen_fd}")
-
-    async def _open_blob(self, image: Image, index: int) -> OpenBlob:
-        chunks = await asyncio.to_thread(image.bootstrap_chunks, index)
-        return await self.blobs.open_blob(image.blob(index), digests=chunks)
 
     async def run(self) -> None:
         """Serve until `stop`."""
@@ -130,28 +107,25 @@ class Daemon:
     def stop(self) -> None:
         self._stopping.set()
 
-    def statistics(self) -> dict[str, Any]:
-        """Counters: the device's; under `fetch_`, `cache_` and `prefetch_` those of the parts."""
-        parts = {
-            "fetch": self.blobs.statistics(),
-            "cache": self.governor.statistics(),
-            "prefetch": asdict(self.prefetch.statistics) if self.prefetch is not None else {},
-        }
+    async def statistics(self) -> dict[str, Any]:
+        """Counters: the device's; under `fetch_` and `cache_` the agent's; under `prefetch_` the image's."""
+        figures = await self.image.figures()
+        parts = {"fetch": figures.fetch, "cache": figures.cache, "prefetch": asdict(figures.prefetch)}
         named = {f"{part}_{name}": value for part, values in parts.items() for name, value in values.items()}
         return self.device.statistics() | named
 
-    def _write_statistics(self) -> None:
+    async def _write_statistics(self) -> None:
         if self.options.statistics is None:
             return
         try:
-            self.options.statistics.write_text(json.dumps(self.statistics(), indent=1) + "\n")
+            self.options.statistics.write_text(json.dumps(await self.statistics(), indent=1) + "\n")
         except OSError as error:
             log.error("cannot write the statistics: %s", os_error_text(error))
 
 
-def serve(options: ServeOptions) -> None:
+def serve(options: ServeOptions, start_agent: Callable[[Path], None]) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError."""
-    serve_until_signal(lambda: Daemon(options), loop_factory=uvloop.new_event_loop)
+    serve_until_signal(lambda: Daemon(options, start_agent), loop_factory=uvloop.new_event_loop)
 
 
 def _listen(options: ServeOptions) -> Listener:

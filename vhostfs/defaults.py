@@ -10,6 +10,9 @@ DEFAULT_MISS_TIMEOUT_S = 60.0
 #: About one wake-up: looking at the ring that long costs no more than being woken.
 DEFAULT_POLL_US = 50
 
+#: An agent costs some MiB, and starting one some tenths of a second: it outlives a pod that is replaced.
+DEFAULT_IDLE_TIMEOUT_S = 60.0
+
 
 def default_cache_dir() -> Path:
     """Where chunks are kept when nothing else is said: the system's place for root, else the user's."""

@@ -28,7 +28,7 @@ from vhostfs.runtime import os_error_text, run_to_end, to_end
 from vhostfs.sandbox_policy import Use
 
 if TYPE_CHECKING:
-    from vhostfs.rafs_instance import RafsInstance, RafsStores
+    from vhostfs.rafs_instance import RafsImages, RafsInstance
     from vhostfs.tracing import TraceRecorder
 
 log = logging.getLogger(__name__)
@@ -87,10 +87,10 @@ class Mount:
     def config_id(self) -> str:
         return "" if self.instance is None else self.instance.config.id
 
-    def set(self, changes: Mapping[str, str]) -> None:
+    async def set(self, changes: Mapping[str, str]) -> None:
         """Change settings, for whoever fetches from now on. Raises MountError, and changes nothing."""
         if self.instance is not None:
-            self.instance.adjust(changes)
+            await self.instance.adjust(changes)
         self.settings.update(changes)
 
 
@@ -105,19 +105,25 @@ def normalize(mountpoint: str) -> str:
 class Mounts:
     """All mounts of one device. Runs on the event loop; close it before the device, after the queues.
 
-    `directories`: how host directories are shared.
+    `start_agent` has an agent started for a cache directory (`vhostfs/agent`). `directories`: how host
+    directories are shared.
     """
 
     def __init__(
-        self, device: Device, chunks: ChunkStore, directories: DirectoryOptions | None = None
+        self,
+        device: Device,
+        chunks: ChunkStore,
+        start_agent: Callable[[Path], None],
+        directories: DirectoryOptions | None = None,
     ) -> None:
         self._device = device
         self._chunks = chunks
+        self._start_agent = start_agent
         self._directories = directories
         self._mounted: dict[str, Mount] = {}
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mount")
-        self._stores: RafsStores | None = None
+        self._images: RafsImages | None = None
 
     def __iter__(self) -> Iterator[Mount]:
         return iter(list(self._mounted.values()))
@@ -229,8 +235,8 @@ class Mounts:
 
     async def stop(self) -> None:
         """Fetch nothing more: requests that wait for chunks are answered EIO."""
-        if self._stores is not None:
-            await self._stores.stop()
+        if self._images is not None:
+            await self._images.stop()
 
     async def close(self) -> None:
         """Let go of everything. The device serves no more, or is closed already."""
@@ -240,8 +246,6 @@ class Mounts:
             if mount.instance is not None:
                 await mount.instance.close()
         self._mounted.clear()
-        if self._stores is not None:
-            await self._stores.close()
         self._thread.shutdown(wait=False)
 
     def _lock(self, path: str) -> asyncio.Lock:
@@ -252,10 +256,10 @@ class Mounts:
             return None
         if request.fs_type != "rafs":
             raise MountError(f"fs_type {request.fs_type!r}: must be rafs or passthrough_fs")
-        if self._stores is None:
+        if self._images is None:
             module = await asyncio.to_thread(_import_instance)
-            self._stores = self._stores or module.RafsStores(self._chunks)
-        return await self._stores.open(request)
+            self._images = self._images or module.RafsImages(self._chunks, self._start_agent)
+        return await self._images.open(request)
 
     async def _attach(self, path: str, request: MountRequest, instance: RafsInstance | None) -> None:
         if instance is None:

@@ -10,13 +10,13 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from rafs.blob_store import BlobStore
 from rafs.image import Image
-from rafs.open_blob import OpenBlob
 from rafs.prefetch.options import PrefetchOptions
 from rafs.prefetch.plan import make_plan
-from rafs.prefetch.prefetcher import Prefetcher, PrefetchStatistics
 from rafs.trace.format import Trace
+from vhostfs.agent.client import AgentLink
+from vhostfs.agent.exchange import AgentError
+from vhostfs.agent.linked import LinkedBlob, LinkedPrefetch
 from vhostfs.nydusd.config import Config
 from vhostfs.runtime import to_end
 
@@ -62,18 +62,18 @@ class MountPrefetch:
 
     def __init__(
         self,
-        store: BlobStore,
+        link: AgentLink,
         image: Image,
-        blobs: Sequence[OpenBlob],
+        blobs: Sequence[LinkedBlob],
         options: PrefetchOptions,
         trace: Trace | None = None,
     ) -> None:
-        self._store = store
+        self.running: LinkedPrefetch | None = None
+        self._link = link
         self._image = image
         self._blobs = blobs
         self._options = options
         self._trace = trace
-        self._prefetcher: Prefetcher | None = None
         self._planning: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -83,22 +83,17 @@ class MountPrefetch:
     async def _plan(self) -> None:
         try:
             plan = await to_end(asyncio.to_thread(make_plan, self._image, self._options, self._trace))
+            if plan:
+                self.running = await self._link.prefetch(self._blobs, plan, self._options)
+        except AgentError as error:
+            log.error("nothing is prefetched: %s", error)
         except Exception:
             log.exception("nothing is prefetched")
-            return
-        self._prefetcher = self._store.prefetch(self._blobs, plan, self._options)
 
     async def close(self) -> None:
         """Ask for nothing more; what is on its way is not waited for."""
         if self._planning is not None:
             self._planning.cancel()
             await asyncio.wait([self._planning])
-        if self._prefetcher is not None:
-            self._prefetcher.cancel()
-
-    @property
-    def statistics(self) -> PrefetchStatistics:
-        if self._prefetcher is None:
-            return PrefetchStatistics()
-        self._prefetcher.judge()
-        return self._prefetcher.statistics
+        if self.running is not None:
+            await self._link.stop_prefetch(self.running)

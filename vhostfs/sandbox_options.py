@@ -27,6 +27,10 @@ class SandboxOptions(NamedTuple):
             writable=tuple(arguments.sandbox_writable),
         )
 
+    def words(self) -> list[str]:
+        """`off` on a command line, for a process of ours."""
+        return [f"--no-sandbox={','.join(sorted(self.off))}"] if self.off else []
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the three options; `SandboxOptions.of` reads what is given."""

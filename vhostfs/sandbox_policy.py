@@ -134,6 +134,8 @@ class SandboxPolicy(NamedTuple):
     passthrough: bool = False
     #: its inodes are held by handles, not by descriptors
     file_handles: bool = False
+    #: files are read by descriptors of others, wherever they are
+    reads_by_descriptor: bool = False
     #: wanted limit of open descriptors; None: as many as can be had without privilege; 0: leave it
     nofile: int | None = None
     off: frozenset[str] = frozenset()
@@ -144,6 +146,9 @@ class SandboxPolicy(NamedTuple):
 
         None where files are opened by handle: Landlock judges a file by the directories above it, and such a
         file may have none in memory. It could not be opened any more nor, whatever the rules, linked.
-        Which files are reached is a matter of mounts alone then.
+        Which files are reached is a matter of mounts alone then. So it is for reading where descriptors come
+        from outside.
         """
-        return Access(0) if self.file_handles else _EVERYTHING
+        if self.file_handles:
+            return Access(0)
+        return _EVERYTHING & ~Use.READ.access if self.reads_by_descriptor else _EVERYTHING

@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from native.dataplane import ChunkStore, Device
+from tests.vhostfs.agent_here import AgentsHere
 from tests.vhostfs.conftest import BuiltImage
 from tests.vhostfs.nydusd.daemon_process import snapshotter_config
 from tests.vhostfs.test_daemon import Guest
+from vhostfs.agent.server import Agent
 from vhostfs.front_ends import serve_front_ends
 from vhostfs.mounts import MountRequest, Mounts
 from vhostfs.runtime import background
@@ -22,8 +24,11 @@ from virtqueue.listener import Listener
 class Session:
     """A device with mounts, and a guest that looks at them."""
 
-    def __init__(self, mounts: Mounts, guest: Guest, where: Path, image: BuiltImage) -> None:
+    def __init__(
+        self, mounts: Mounts, guest: Guest, where: Path, image: BuiltImage, agents: AgentsHere
+    ) -> None:
         self.mounts = mounts
+        self._agents = agents
         self.guest = guest
         self._where = where
         self._image = image
@@ -42,6 +47,10 @@ class Session:
 
     def shared(self, name: str = "") -> MountRequest:
         return MountRequest(fs_type="passthrough_fs", source=str(self._where / name))
+
+    def agent(self, cache: str = "cache") -> Agent:
+        """Who fetches for one of the cache directories."""
+        return self._agents.agents[self._where / cache]
 
     async def read(self, path: str) -> bytes:
         return await asyncio.to_thread(self.guest.read, path.encode())
@@ -63,13 +72,14 @@ class Session:
 async def session(where: Path, image: BuiltImage) -> AsyncIterator[Session]:
     chunks = ChunkStore()
     device = Device(chunks, shared=True)
-    mounts = Mounts(device, chunks)
+    agents = AgentsHere()
+    mounts = Mounts(device, chunks, agents.start)
     listener = Listener.bind(str(where / "vu"))
     try:
         async with background(serve_front_ends(listener, device)):
             guest = await asyncio.to_thread(Guest, str(where / "vu"))
             try:
-                yield Session(mounts, guest, where, image)
+                yield Session(mounts, guest, where, image, agents)
             finally:
                 await asyncio.to_thread(guest.close)
                 await mounts.stop()
@@ -77,6 +87,7 @@ async def session(where: Path, image: BuiltImage) -> AsyncIterator[Session]:
         listener.close()
         device.close()
         await mounts.close()
+        await agents.close()
         chunks.close()
 
 

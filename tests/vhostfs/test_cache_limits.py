@@ -22,8 +22,7 @@ import pytest
 from rafs.limits import CacheLimits
 from tests.native.host_mounts import clean_mounts, mount
 from tests.vhostfs.conftest import BuiltImage
-from tests.vhostfs.test_daemon import Guest, guest_of
-from vhostfs.daemon import Daemon
+from tests.vhostfs.test_daemon import Guest, guest_of, serving
 
 MIB = 1 << 20
 READERS = 4
@@ -160,7 +159,7 @@ async def read_through_a_small_cache(kind: str, where: Path, sizes: Sizes) -> di
             num_request_queues=READERS,
             cache_limits=CacheLimits(quota=sizes.quota * MIB),
         )
-        async with Daemon(options) as daemon, guest_of(daemon, queues=READERS) as guest:
+        async with serving(options) as daemon, guest_of(daemon, queues=READERS) as guest:
             with Watch(cache) as watch:
                 await read_by_all(guest, big, in_order=True)
                 await read_by_all(guest, big, in_order=False)
@@ -168,7 +167,7 @@ async def read_through_a_small_cache(kind: str, where: Path, sizes: Sizes) -> di
                     await asyncio.to_thread(other.is_full.wait, 60)
                     await read_by_all(guest, big, in_order=False)
                 await read_by_all(guest, big, in_order=True)
-            statistics = daemon.statistics()
+            statistics = await daemon.statistics()
         assert 0 < watch.most <= sizes.quota * MIB
         return statistics
 

@@ -16,7 +16,9 @@ from tests.fakes.blob_store import FAKE
 from tests.fakes.blobs import BLOB_ID
 from tests.rafs.test_scrub import spoil
 from tests.rafs.test_verify import filled, record_of
+from tests.vhostfs.agent_here import agent_here, no_start
 from tests.vhostfs.conftest import BuiltImage
+from tests.vhostfs.test_daemon import serving
 from vhostfs.__main__ import main
 from vhostfs.daemon import Daemon
 
@@ -83,12 +85,12 @@ def test_gc_in_moderation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 async def test_gc_while_a_daemon_runs(
     image: BuiltImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with Daemon(image.options(tmp_path)) as daemon:
+    async with serving(image.options(tmp_path)) as daemon:
         leftover(tmp_path / "cache")
         [gone] = answer(capsys, "gc", tmp_path / "cache")["removed"]
         assert gone["blob_id"] == OTHER_ID
         [blob] = answer(capsys, "ls", tmp_path / "cache")
-        assert blob["in_use"] and daemon.statistics()["fetch_open_blobs"] == 1
+        assert blob["in_use"] and (await daemon.statistics())["fetch_open_blobs"] == 1
 
 
 def test_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,9 +111,9 @@ async def test_verify_against_an_image_and_repair_under_a_daemon(
     image: BuiltImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = tmp_path / "cache"
-    async with Daemon(image.options(tmp_path)) as daemon:
-        [blob] = daemon.blobs._blobs.values()
-        await daemon.blobs.fill(blob)
+    async with agent_here(cache) as agent, Daemon(image.options(tmp_path), no_start):
+        [blob] = agent.store._blobs.values()
+        await agent.store.fill(blob)
         [report] = answer(capsys, "verify", cache, "--bootstrap", image.bootstrap)
         assert report["checked"] == report["chunks"] > 17 and report["corrupt"] == []
         with blob.cache.data_path.open("r+b") as file:

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from rafs.backend import BlobBackend
 from rafs.backend.config import LocalFs, backend_of
+from tests.vhostfs.agent_here import agent_here, no_start
 from tests.vhostfs.conftest import BuiltImage, GatedBackend
 from vhostfs.daemon import Daemon
+from vhostfs.options import ServeOptions
 from vhostfs.runtime import StartError
 from virtqueue.frontend import Frontend
 from virtqueue.fuse_client import FuseClient
@@ -46,6 +49,13 @@ class Guest:
 
 
 @asynccontextmanager
+async def serving(options: ServeOptions, backend: BlobBackend | None = None) -> AsyncIterator[Daemon]:
+    """The daemon, and its agent in this process."""
+    async with agent_here(options.cache_dir, backend), Daemon(options, no_start) as daemon:
+        yield daemon
+
+
+@asynccontextmanager
 async def guest_of(daemon: Daemon, *, queues: int = 1) -> AsyncIterator[Guest]:
     guest = await asyncio.to_thread(lambda: Guest(daemon.options.socket or "", queues=queues))
     try:
@@ -63,26 +73,26 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_reads_a_file_cold_and_warm(image: BuiltImage, tmp_path: Path) -> None:
     expected = (image.source / "big").read_bytes()
-    async with Daemon(image.options(tmp_path)) as daemon, guest_of(daemon) as guest:
+    async with serving(image.options(tmp_path)) as daemon, guest_of(daemon) as guest:
         assert await asyncio.to_thread(guest.read, b"/big") == expected
-        cold = daemon.statistics()
+        cold = await daemon.statistics()
         assert await asyncio.to_thread(guest.read, b"/big") == expected
-        warm = daemon.statistics()
+        warm = await daemon.statistics()
     assert cold["fetch_fetched_chunks"] == 17 and cold["fetch_verified_chunks"] == 17
     assert warm["fetch_fetched_chunks"] == 17 and warm["misses"] == cold["misses"]
 
 
 async def test_a_second_daemon_finds_the_cache_warm(image: BuiltImage, tmp_path: Path) -> None:
-    async with Daemon(image.options(tmp_path)) as daemon, guest_of(daemon) as guest:
+    async with serving(image.options(tmp_path)) as daemon, guest_of(daemon) as guest:
         await asyncio.to_thread(guest.read, b"/big")
-    async with Daemon(image.options(tmp_path)) as daemon, guest_of(daemon) as guest:
+    async with serving(image.options(tmp_path)) as daemon, guest_of(daemon) as guest:
         assert await asyncio.to_thread(guest.read, b"/big") == (image.source / "big").read_bytes()
-        assert daemon.statistics()["fetch_fetched_chunks"] == 0
+        assert (await daemon.statistics())["fetch_fetched_chunks"] == 0
 
 
 async def test_a_hit_overtakes_a_miss_on_the_same_queue(image: BuiltImage, tmp_path: Path) -> None:
     backend = GatedBackend(image.blob_dir)
-    async with Daemon(image.options(tmp_path), backend=backend) as daemon, guest_of(daemon) as guest:
+    async with serving(image.options(tmp_path), backend) as daemon, guest_of(daemon) as guest:
         fuse = guest.fuse
         big = await asyncio.to_thread(fuse.walk, b"/big")
         unique = await asyncio.to_thread(fuse.submit_read, big.nodeid, 0, 4096)
@@ -96,7 +106,7 @@ async def test_a_failed_fetch_is_eio_and_the_next_read_tries_again(image: BuiltI
     backend = GatedBackend(image.blob_dir)
     backend.gate.set()
     backend.broken = True
-    async with Daemon(image.options(tmp_path), backend=backend) as daemon, guest_of(daemon) as guest:
+    async with serving(image.options(tmp_path), backend) as daemon, guest_of(daemon) as guest:
         with pytest.raises(OSError) as caught:
             await asyncio.to_thread(guest.read, b"/big")
         assert caught.value.errno == errno.EIO
@@ -107,21 +117,21 @@ async def test_a_failed_fetch_is_eio_and_the_next_read_tries_again(image: BuiltI
 async def test_a_guest_waits_no_longer_than_the_deadline(image: BuiltImage, tmp_path: Path) -> None:
     backend = GatedBackend(image.blob_dir)
     options = image.options(tmp_path, miss_timeout_s=0.05)
-    async with Daemon(options, backend=backend) as daemon, guest_of(daemon) as guest:
+    async with serving(options, backend) as daemon, guest_of(daemon) as guest:
         with pytest.raises(OSError) as caught:
             await asyncio.to_thread(guest.read, b"/big")
         assert caught.value.errno == errno.EIO
-        assert daemon.statistics()["failed_misses"] > 0
+        assert (await daemon.statistics())["failed_misses"] > 0
 
 
 async def test_ends_while_reads_wait_for_their_chunks(image: BuiltImage, tmp_path: Path) -> None:
     backend = GatedBackend(image.blob_dir)
-    async with Daemon(image.options(tmp_path), backend=backend) as daemon:
+    async with serving(image.options(tmp_path), backend) as daemon:
         guest = await asyncio.to_thread(Guest, str(daemon.options.socket))
         big = await asyncio.to_thread(guest.fuse.walk, b"/big")
         for offset in range(0, 1 << 20, 1 << 17):
             await asyncio.to_thread(guest.fuse.submit_read, big.nodeid, offset, 4096)
-        await until(lambda: daemon.statistics()["misses"] == 8)
+        await until(lambda: daemon.device.statistics()["misses"] == 8)
     assert not Path(daemon.options.socket or "").exists()
     assert replies(guest) == [errno.EIO] * 8  # every request that was taken got its reply
     guest.close()
@@ -140,7 +150,7 @@ def replies(guest: Guest) -> list[int]:
 
 
 async def test_front_ends_come_and_vanish_and_leave_nothing(image: BuiltImage, tmp_path: Path) -> None:
-    async with Daemon(image.options(tmp_path)) as daemon:
+    async with serving(image.options(tmp_path)) as daemon:
         expected = (image.source / "dir" / "file3").read_bytes()
 
         async def cycle(number: int) -> None:
@@ -172,13 +182,12 @@ def resources() -> tuple[int, int, int]:
     for task in Path("/proc/self/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):  # it ended between the two looks
             queues += (task / "comm").read_text().startswith("vfs-queue")
-    ours = ("upcall", "vhostfs-")  # the ring, and what a blob has in memory
-    guests = sum("/memfd:" in line and not any(name in line for name in ours) for line in maps.splitlines())
+    guests = sum("/memfd:" in line and "/memfd:vhostfs-" not in line for line in maps.splitlines())
     return len(os.listdir("/proc/self/fd")), guests, queues  # noqa: PTH208 (no need for paths)
 
 
 async def test_the_socket_is_private_and_goes_at_the_end(image: BuiltImage, tmp_path: Path) -> None:
-    async with Daemon(image.options(tmp_path)):
+    async with serving(image.options(tmp_path)):
         mode = (tmp_path / "sock").stat().st_mode
         assert stat.S_ISSOCK(mode) and stat.S_IMODE(mode) == 0o600
     assert not (tmp_path / "sock").exists()
@@ -189,7 +198,7 @@ async def test_metadata_that_would_fill_the_memory_is_refused(image: BuiltImage,
     with huge.open("wb") as file:
         file.truncate((1 << 30) + 4096)
     with pytest.raises(StartError, match="huge: 1073745920 bytes of metadata; at most 1073741824"):
-        await Daemon(image.options(tmp_path, bootstrap=huge)).__aenter__()
+        await Daemon(image.options(tmp_path, bootstrap=huge), no_start).__aenter__()
 
 
 @pytest.mark.parametrize(
@@ -207,6 +216,7 @@ async def test_a_bad_start_says_what_is_wrong(
 ) -> None:
     threads = threading.active_count()
     with pytest.raises(StartError, match=reason):
-        await Daemon(image.options(tmp_path, **changes)).__aenter__()
+        async with serving(image.options(tmp_path, **changes)):
+            pass
     assert threading.active_count() <= threads + 4  # the loop's own workers
     assert not (tmp_path / "sock").exists()

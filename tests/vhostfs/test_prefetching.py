@@ -13,9 +13,9 @@ import pytest
 from rafs.prefetch.options import PrefetchOptions
 from tests.vhostfs.conftest import BuiltImage, GatedBackend
 from tests.vhostfs.session import Session, session
-from vhostfs import rafs_instance
+from tests.vhostfs.test_daemon import serving
+from vhostfs.agent import server
 from vhostfs.api import metrics
-from vhostfs.daemon import Daemon
 from vhostfs.mounts import MountRequest
 from vhostfs.nydusd.config_parse import parse_config
 from vhostfs.prefetching import options_of, read_file_list
@@ -42,23 +42,27 @@ def request(image: BuiltImage, where: Path, prefetch: dict[str, Any], *files: st
     )
 
 
-def figures(s: Session) -> dict[str, Any]:
+async def figures(s: Session) -> dict[str, Any]:
     instance = s.mounts.at("/a").instance
     assert instance is not None
-    return metrics.blob_cache(instance)
+    return metrics.blob_cache(instance, await instance.figures())
+
+
+async def until_prefetched(s: Session) -> dict[str, Any]:
+    async with asyncio.timeout(20):
+        while not (told := await figures(s))["prefetch_end_time_secs"]:
+            await asyncio.sleep(0.005)
+    return told
 
 
 async def test_all_of_an_image_while_a_guest_reads(image: BuiltImage, tmp_path: Path) -> None:
     async with session(tmp_path, image) as s:
         await s.mounts.mount("/a", s.request(prefetch=True))
         assert await s.read("/a/big") == (image.source / "big").read_bytes()
-        await until(lambda: figures(s)["prefetch_end_time_secs"] > 0)
-        told = figures(s)
+        told = await until_prefetched(s)
         assert told["data_all_ready"] and told["entries_count"] == CHUNKS
         assert told["prefetch_begin_time_secs"] > 1_600_000_000 and told["prefetch_workers"] == 0
-        instance = s.mounts.at("/a").instance
-        assert instance is not None
-        fetched = instance.store.statistics()
+        fetched = s.agent().store.statistics()
         assert fetched["fetched_chunks"] == CHUNKS and fetched["failed_chunks"] == 0
         await s.mounts.umount("/a")
 
@@ -66,12 +70,11 @@ async def test_all_of_an_image_while_a_guest_reads(image: BuiltImage, tmp_path: 
 async def test_only_the_files_that_a_mount_names(image: BuiltImage, tmp_path: Path) -> None:
     async with session(tmp_path, image) as s:
         await s.mounts.mount("/a", request(image, tmp_path, {"enable": True}, "/dir/file3", "/dir/file7"))
-        await until(lambda: figures(s)["prefetch_end_time_secs"] > 0)
-        told = figures(s)
+        told = await until_prefetched(s)
         assert told["entries_count"] == 2 and not told["data_all_ready"]
         assert told["prefetch_data_amount"] > 0 and told["prefetch_requests_count"] > 0
         await s.mounts.mount("/b", request(image, tmp_path, {"enable": False}, "/big"))
-        assert figures(s)["entries_count"] == 2
+        assert (await figures(s))["entries_count"] == 2
 
 
 async def test_a_mount_waits_for_nothing(
@@ -79,11 +82,11 @@ async def test_a_mount_waits_for_nothing(
 ) -> None:
     """Nor does its end, while the back-end hangs."""
     backend = GatedBackend(image.blob_dir)
-    monkeypatch.setattr(rafs_instance, "make_backend", lambda *_: backend)
+    monkeypatch.setattr(server, "make_backend", lambda *_: backend)
     async with session(tmp_path, image) as s:
         await s.mounts.mount("/a", request(image, tmp_path, {"enable": True, "prefetch_all": True}))
         await until(lambda: backend.waiting > 0)
-        assert figures(s)["prefetch_workers"] == 8
+        assert (await figures(s))["prefetch_workers"] == 8
         async with asyncio.timeout(5):
             await s.mounts.umount("/a")
         assert list(s.mounts) == []
@@ -91,10 +94,11 @@ async def test_a_mount_waits_for_nothing(
 
 async def test_serve_prefetches_too(image: BuiltImage, tmp_path: Path) -> None:
     options = image.options(tmp_path, prefetch=PrefetchOptions(files=("/dir",)))
-    async with Daemon(options) as daemon:
-        await until(lambda: daemon.statistics()["prefetch_ended_at"] > 0)
-        assert daemon.statistics()["prefetch_chunks"] == 20
-        assert daemon.statistics()["fetch_fetched_chunks"] == 20
+    async with serving(options) as daemon:
+        async with asyncio.timeout(20):
+            while not (told := await daemon.statistics())["prefetch_ended_at"]:
+                await asyncio.sleep(0.005)
+        assert told["prefetch_chunks"] == told["fetch_fetched_chunks"] == 20
 
 
 def asked(rafs: Any = None, cache: Any = None) -> PrefetchOptions | None:

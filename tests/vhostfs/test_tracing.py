@@ -15,9 +15,7 @@ from rafs.trace.report import files_of
 from tests.rafs.trace.traces import trace_of
 from tests.vhostfs.conftest import BuiltImage
 from tests.vhostfs.session import session
-from tests.vhostfs.test_daemon import Guest
-from tests.vhostfs.test_prefetching import until
-from vhostfs.daemon import Daemon
+from tests.vhostfs.test_daemon import Guest, serving
 from vhostfs.mounts import MountError
 from vhostfs.tracing import read_trace, sha256_of, write_trace
 
@@ -32,22 +30,24 @@ def paths_of(trace: Trace, image: BuiltImage) -> list[bytes | None]:
 
 async def test_a_run_that_is_recorded_serves_the_next_one(image: BuiltImage, tmp_path: Path) -> None:
     out = tmp_path / "run.trace"
-    async with Daemon(image.options(tmp_path, trace_out=out)) as daemon:
+    async with serving(image.options(tmp_path, trace_out=out)) as daemon:
         guest = await asyncio.to_thread(Guest, str(tmp_path / "sock"))
         for name in (b"/dir/file7", b"/big", b"/dir/file2"):
             await asyncio.to_thread(guest.read, name)
         await asyncio.to_thread(guest.close)
-        assert daemon.statistics()["fetch_fetched_chunks"] == 19
+        assert (await daemon.statistics())["fetch_fetched_chunks"] == 19
     trace = read_trace(out)
     assert paths_of(trace, image) == [b"/dir/file7", b"/big", b"/dir/file2"]
     assert len(trace.accesses) == 19 and all(access.missed for access in trace.accesses)
     assert trace.image_sha256 == sha256_of(image.bootstrap) and trace.dropped == 0
     (tmp_path / "next").mkdir()
     options = image.options(tmp_path / "next", trace=trace, prefetch=PrefetchOptions(files=()))
-    async with Daemon(options) as daemon:
-        await until(lambda: daemon.statistics()["prefetch_ended_at"] > 0)
-        assert daemon.statistics()["prefetch_chunks"] == 19
-        assert daemon.statistics()["fetch_fetched_chunks"] == 19
+    async with serving(options) as daemon:
+        async with asyncio.timeout(20):
+            while not (await daemon.statistics())["prefetch_ended_at"]:
+                await asyncio.sleep(0.005)
+        assert (await daemon.statistics())["prefetch_chunks"] == 19
+        assert (await daemon.statistics())["fetch_fetched_chunks"] == 19
 
 
 async def test_a_mount_is_recorded_while_it_is_used(image: BuiltImage, tmp_path: Path) -> None:

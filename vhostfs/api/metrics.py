@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from native.dataplane import MountStatistics
-    from rafs.metered import BackendStatistics
+    from rafs.prefetch.prefetcher import PrefetchStatistics
+    from vhostfs.agent.protocol import BackendFigures, Figures
     from vhostfs.rafs_instance import RafsInstance
 
 #: of the arrays of operations, and of those by size or latency
@@ -44,28 +45,25 @@ def files(mountpoint: str, statistics: MountStatistics) -> dict[str, Any]:
     }
 
 
-def blob_cache(instance: RafsInstance) -> dict[str, Any]:
+def blob_cache(instance: RafsInstance, figures: Figures) -> dict[str, Any]:
     """GET /api/v1/metrics/blobcache. A hit is a read that waited for nothing."""
     statistics = instance.counters.read()
     states = [(blob.native.ready_count(), blob.native.chunk_count) for blob in instance.blobs]
     return {
-        "underlying_files": [blob.cache.data_path.name for blob in instance.blobs],
+        "underlying_files": [f"{blob.blob_id}.blob.data" for blob in instance.blobs],
         "store_path": str(instance.cache_dir),
         "partial_hits": statistics.missed_reads,
         "whole_hits": statistics.reads - statistics.missed_reads,
         "total": statistics.reads,
         "entries_count": sum(ready for ready, _ in states),
-        **_prefetch(instance),
-        "buffered_backend_size": instance.store.statistics()["bytes_in_flight"],
+        **_prefetch(figures.prefetch),
+        "buffered_backend_size": figures.fetch.get("bytes_in_flight", 0),
         "data_all_ready": all(ready == total for ready, total in states),
     }
 
 
-def _prefetch(instance: RafsInstance) -> dict[str, int]:
+def _prefetch(statistics: PrefetchStatistics) -> dict[str, int]:
     """Times are of the clock, in two parts. All is zero where nothing is prefetched."""
-    if instance.prefetch is None:
-        return dict.fromkeys(_PREFETCH, 0)
-    statistics = instance.prefetch.statistics
     began_ms, ended_ms = int(statistics.began_at * 1000), int(statistics.ended_at * 1000)
     figures = (
         statistics.read_bytes,
@@ -79,7 +77,7 @@ def _prefetch(instance: RafsInstance) -> dict[str, int]:
     return dict(zip(_PREFETCH, figures, strict=True))
 
 
-def backend(kind: str, statistics: BackendStatistics) -> dict[str, Any]:
+def backend(kind: str, statistics: BackendFigures) -> dict[str, Any]:
     """GET /api/v1/metrics/backend."""
     return {
         "backend_type": kind,

@@ -193,12 +193,12 @@ class Service:
     async def metrics_blobcache(self, request: Request) -> dict[str, Any]:
         mount = self._image(request)
         assert mount.instance is not None
-        return metrics.blob_cache(mount.instance)
+        return metrics.blob_cache(mount.instance, await mount.instance.figures())
 
     async def metrics_backend(self, request: Request) -> dict[str, Any]:
         instance = self._image(request).instance
         assert instance is not None and instance.config.backend is not None
-        return metrics.backend(instance.config.backend.type, instance.backend.statistics)
+        return metrics.backend(instance.config.backend.type, (await instance.figures()).backend)
 
     async def metrics_files(self, request: Request) -> Any:
         """Nothing is counted by file, as the flags of `metrics` say."""
@@ -228,7 +228,7 @@ class Service:
                 raise ApiError(500, f"unknown setting {name!r}; there are {', '.join(SETTINGS)}")
             if not isinstance(value, str):
                 raise ApiError(400, f"ParseBody: {name!r} must be a string")
-        mount.set(changes)
+        await mount.set(changes)
         log.info("%s: new %s", mount.mountpoint, ", ".join(changes) or "nothing")
 
     def _for_settings(self, request: Request) -> Mount:

@@ -1,21 +1,27 @@
-"""`vhostfs-nydusd` enters its sandbox; what its command line names stays within reach."""
+"""`vhostfs-nydusd` enters its sandbox; what its command line names stays within reach.
+
+Agents are started from outside of it: for caches in the snapshotter's directories, in those that the command
+line names, and below what `--sandbox-writable` gives.
+"""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
+from vhostfs.agent.starter import Starter
 from vhostfs.nydusd.arguments import Arguments
 from vhostfs.nydusd.version import build_info
 from vhostfs.sandbox import apply_sandbox
-from vhostfs.sandbox_nydusd import nydusd_policy
+from vhostfs.sandbox_nydusd import nydusd_policy, snapshotter_directories
 from vhostfs.sandbox_options import SandboxOptions
 
 log = logging.getLogger(__name__)
 
 
-def confine(arguments: Arguments) -> None:
-    """Enter the sandbox. Raises SandboxError; ConfigError and OSError about --config."""
+def confine(arguments: Arguments) -> Starter:
+    """Enter the sandbox; who starts agents stays outside. Raises SandboxError; ConfigError and OSError about
+    --config."""
     build_info()  # a clone's is read from git's files, which will be out of sight
     readable = [arguments.bootstrap, arguments.config, arguments.prefetch_files]
     writable = [arguments.localfs_dir]
@@ -23,8 +29,10 @@ def confine(arguments: Arguments) -> None:
         of_config, cache = _named_by(arguments.config)
         readable += of_config
         writable.append(cache)
+    options = SandboxOptions.of(arguments)
+    caches = [*snapshotter_directories()[1], *_absolute(*writable), *options.writable]
     policy = nydusd_policy(
-        SandboxOptions.of(arguments),
+        options,
         sockets=_absolute(arguments.sock, arguments.apisock),
         logs=_absolute(arguments.log_file),
         readable=_absolute(*readable),
@@ -32,8 +40,10 @@ def confine(arguments: Arguments) -> None:
         shared=_absolute(arguments.shared_dir),
         file_handles=arguments.inode_file_handles != "never",
     )
+    starter = Starter.spawn(caches, ["--log-to-cache", *options.words()])
     report = apply_sandbox(policy)
     log.debug("sandbox: %s", report.as_json())
+    return starter
 
 
 def _absolute(*paths: str | Path | None) -> list[Path]:

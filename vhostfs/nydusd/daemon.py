@@ -12,7 +12,9 @@ import importlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 from native import heap
@@ -34,9 +36,12 @@ log = logging.getLogger(__name__)
 class NydusDaemon:
     """`async with` makes it ready; `run` serves until `stop`. Raises StartError."""
 
-    def __init__(self, arguments: Arguments, errors: ErrorHistory) -> None:
+    def __init__(
+        self, arguments: Arguments, errors: ErrorHistory, start_agent: Callable[[Path], None]
+    ) -> None:
         self.arguments = arguments
         self._errors = errors
+        self._start_agent = start_agent
         self._stopping = asyncio.Event()
         self._stack = AsyncExitStack()
 
@@ -69,7 +74,7 @@ class NydusDaemon:
             chunks, shared=True, miss_timeout_ms=int(DEFAULT_MISS_TIMEOUT_S * 1000), poll_us=DEFAULT_POLL_US
         )
         options = DirectoryOptions(file_handles=FileHandles(arguments.inode_file_handles))
-        self.mounts = Mounts(device, chunks, options)
+        self.mounts = Mounts(device, chunks, self._start_agent, options)
         stack.push_async_callback(self.mounts.close)
         stack.callback(device.close)
         if (request := await asyncio.to_thread(request_of, arguments)) is not None:

@@ -33,7 +33,7 @@ def run(arguments: Arguments) -> int:
     from vhostfs.sandbox_policy import SandboxError
 
     try:
-        confine(arguments)
+        starter = confine(arguments)
     except ConfigError as error:
         return _refuse(f"{arguments.config}: {error}", arguments)
     except OSError as error:
@@ -44,7 +44,7 @@ def run(arguments: Arguments) -> int:
     from vhostfs.runtime import StartError, serve_until_signal
 
     try:
-        serve_until_signal(lambda: NydusDaemon(arguments, errors), late_status=0)
+        serve_until_signal(lambda: NydusDaemon(arguments, errors, starter.start), late_status=0)
     except StartError as error:
         return _refuse(str(error), arguments)
     return 0

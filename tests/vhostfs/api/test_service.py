@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from native.dataplane import ChunkStore, Device
+from tests.vhostfs.agent_here import AgentsHere
 from tests.vhostfs.conftest import BuiltImage
 from tests.vhostfs.nydusd.daemon_process import snapshotter_config
 from vhostfs.api.routes import answer
@@ -58,7 +59,8 @@ class Api:
 async def running(where: Path, image: BuiltImage) -> AsyncIterator[Api]:
     chunks = ChunkStore()
     device = Device(chunks, shared=True)
-    mounts = Mounts(device, chunks)
+    agents = AgentsHere()
+    mounts = Mounts(device, chunks, agents.start)
     history = ErrorHistory()
     logging.getLogger().addHandler(history)
     api = Api(Service(mounts, history, lambda: api.stopped.set(), "7", "/sup"), mounts, where, image)
@@ -70,6 +72,7 @@ async def running(where: Path, image: BuiltImage) -> AsyncIterator[Api]:
         await mounts.stop()
         device.close()
         await mounts.close()
+        await agents.close()
         chunks.close()
 
 

@@ -173,7 +173,7 @@ def test_what_another_sandbox_shares_is_out_of_reach(nydusd: Nydusd, host: Host,
     body = {"fs_type": "rafs", "source": str(tmp_path / "boot"), "config": config}
     status, error = nydusd.call("POST", "/api/v1/mount?mountpoint=/rafs/x", body)
     assert status == 500 and error["message"].startswith(
-        "/var/elsewhere: the sandbox does not let us change it"
+        "/var/elsewhere: the sandbox does not let us read it"
     )
 
 

@@ -276,7 +276,7 @@ def test_a_cache_that_is_removed_serves_who_has_it(image: BuiltImage, tmp_path: 
         assert nydusd.call("POST", target, rafs)[0] == 204
         with closing(Guest(str(nydusd.sock))) as guest:
             assert guest.read(b"/rafs/a/lowerdir/dir/file1") == b"content 1\n"
-            for path in (tmp_path / "cache").iterdir():
+            for path in (tmp_path / "cache").glob("*.blob.*"):
                 path.unlink()
             assert guest.read(b"/rafs/a/lowerdir/dir/file1") == b"content 1\n"
             assert guest.read(b"/rafs/a/lowerdir/big") == (image.source / "big").read_bytes()
