@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -48,7 +49,7 @@ from rafs.blob_meta import Chunk
 from rafs.blob_record import BlobRecord
 from rafs.chunk_state import Run
 from rafs.codec import Buffer
-from rafs.errors import CacheError, cache_error
+from rafs.errors import CacheError, CacheFull, cache_error
 from rafs.unsynced import UnsyncedMarker, is_same_file, sync_directory
 
 _MAP_HEADER = Record("rafs_chunk_map_header")
@@ -56,6 +57,7 @@ _GENERATION_AT = 16  # its field eviction_generation, which only ever rises (nat
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _MODE = 0o600
 _BLOCK = 4096
+_FICLONERANGE, _CLONE = 0x4020940D, struct.Struct("=qQQQ")  # <linux/fs.h>
 
 
 class CachedBlob:
@@ -208,6 +210,22 @@ class CachedBlob:
             _pwrite_fully(self.data_fd, plain, chunk.uncompressed_offset)
         except OSError as error:
             raise cache_error(f"cannot write {self.data_path}", error) from error
+
+    def clone(self, chunk: Chunk, fd: int, offset: int) -> bool:
+        """Instead of `write`: share the blocks of `fd` at `offset`, which have the chunk's bytes.
+
+        False where the file system cannot; both files keep a slot for a chunk. Raises CacheFull.
+        """
+        self.prepare()
+        self._dirty = True
+        size = chunk.slot_end - chunk.uncompressed_offset
+        try:
+            fcntl.ioctl(self.data_fd, _FICLONERANGE, _CLONE.pack(fd, offset, size, chunk.uncompressed_offset))
+        except OSError as error:
+            if isinstance(full := cache_error(f"cannot write {self.data_path}", error), CacheFull):
+                raise full from error
+            return False
+        return True
 
     def evict(self, native: Blob, runs: list[Run], holes: list[tuple[int, int]]) -> None:
         """Clear READY bits and punch holes, (offset, length), for good: no power loss brings a bit back.

@@ -76,7 +76,7 @@ class CacheDir:
         """The opposite of `join`, after all blobs were closed."""
         if self._lock_fd >= 0:
             if self._governor is not None:
-                self._governor.keep_ledger()
+                self._governor.end()
             os.close(self._lock_fd)
         self._lock_fd = -1
 

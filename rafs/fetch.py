@@ -26,7 +26,7 @@ from rafs.blob_tail import DigestOf
 from rafs.chunk_state import RangedRequest, Run, plan_requests, runs_of, sort_misses, split_work
 from rafs.errors import BlobCorrupt, RafsError
 from rafs.fetch_resources import FetchLimits, FetchResources
-from rafs.fill import Outcome, decode, salvage
+from rafs.fill import Outcome, copy_from_others, decode, salvage
 from rafs.governor import Governor
 from rafs.open_blob import Batch, OpenBlob
 from rafs.prefetch.lane import Lane, Turn
@@ -143,6 +143,8 @@ class Fetcher:
             digest_of = await blob.tail.load_digests() if wanted else None
             if digest_of is not None and blob.cache.had_data:
                 wanted = await self._salvage(blob, batch, wanted, digest_of)
+            if digest_of is not None and wanted:
+                wanted = await self._deduplicate(blob, batch, wanted, digest_of)
             requests = plan_requests(wanted, self._limits.merge)
             async with asyncio.TaskGroup() as group:
                 for request in requests:
@@ -163,8 +165,27 @@ class Fetcher:
     ) -> list[Chunk]:
         """Complete chunks whose right bytes lie in the data file without a READY bit; return the others."""
         with blob.cache.filling():
-            outcome = await self._fill(blob, batch, lambda: salvage(blob, wanted, digest_of))
+            outcome = await self._fill(blob, batch, digest_of, lambda: salvage(blob, wanted, digest_of))
         self._counters["salvaged_chunks"] += outcome.done
+        return [chunk for chunk in wanted if chunk.chunk_idx in batch]
+
+    async def _deduplicate(
+        self, blob: OpenBlob, batch: Batch, wanted: list[Chunk], digest_of: DigestOf
+    ) -> list[Chunk]:
+        """Complete chunks that another blob of the cache directory holds; return the others."""
+        dedup = self._governor.dedup
+        if dedup is None:
+            return wanted
+        digests = ((chunk, digest_of(chunk.chunk_idx)) for chunk in wanted)
+        likely = [chunk for chunk, digest in digests if digest is not None and dedup.may_have(digest)]
+        if likely:
+            with blob.cache.filling():
+                await self._fill(
+                    blob,
+                    batch,
+                    digest_of,
+                    lambda: copy_from_others(blob, self._governor, dedup, likely, digest_of),
+                )
         return [chunk for chunk in wanted if chunk.chunk_idx in batch]
 
     async def _fetch(
@@ -233,6 +254,7 @@ class Fetcher:
             outcome = await self._fill(
                 blob,
                 batch,
+                digest_of,
                 lambda: decode(blob, self._governor, request.offset, data, piece, digest_of),
             )
             failed.update(outcome.failed)
@@ -250,7 +272,9 @@ class Fetcher:
             await asyncio.gather(*map(work, split_work(in_order, self._limits.work_size)))
         return failed
 
-    async def _fill(self, blob: OpenBlob, batch: Batch, job: Callable[[], Outcome]) -> Outcome:
+    async def _fill(
+        self, blob: OpenBlob, batch: Batch, digest_of: DigestOf | None, job: Callable[[], Outcome]
+    ) -> Outcome:
         """Have chunks filled in a thread, and complete them."""
         future = (self._ahead_pool if batch.turn else self._pool).submit(job)
         try:
@@ -263,6 +287,10 @@ class Fetcher:
         batch.complete((chunk.chunk_idx for chunk in outcome.in_memory), in_memory=True)
         blob.space.guard.end(outcome.begun)
         self._governor.completed(blob.space, on_disk)
+        if self._governor.dedup is not None and digest_of is not None:
+            for chunk in on_disk:
+                if (digest := digest_of(chunk.chunk_idx)) is not None:
+                    self._governor.dedup.add(blob.blob_id, chunk.chunk_idx, digest)
         return outcome
 
     async def _run(self, blob: OpenBlob, job: Callable[[], _Result]) -> _Result:

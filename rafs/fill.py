@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from rafs.blob_meta import Chunk
 from rafs.blob_tail import DigestOf
 from rafs.codec import Buffer, Compressor, chunk_digest, decode_chunk, verify_chunk
+from rafs.dedup import Dedup, Found
 from rafs.errors import CacheError, RafsError
 from rafs.governor import Governor
 from rafs.open_blob import OpenBlob
@@ -60,12 +61,42 @@ def decode(
     return outcome
 
 
-def write(blob: OpenBlob, governor: Governor, chunk: Chunk, plain: Buffer, outcome: Outcome) -> None:
+def write(
+    blob: OpenBlob,
+    governor: Governor,
+    chunk: Chunk,
+    plain: Buffer,
+    outcome: Outcome,
+    found: Found | None = None,
+) -> None:
     """Write one verified chunk where there is room for it. Raises CacheError."""
     blob.space.guard.begin(chunk.chunk_idx)
     outcome.begun.append(chunk.chunk_idx)
-    place = outcome.on_disk if governor.write(blob.space, chunk, plain) else outcome.in_memory
+    place = outcome.on_disk if governor.write(blob.space, chunk, plain, found) else outcome.in_memory
     place.append(chunk)
+
+
+def copy_from_others(
+    blob: OpenBlob, governor: Governor, dedup: Dedup, chunks: list[Chunk], digest_of: DigestOf
+) -> Outcome:
+    """Take chunks from other blobs of the cache directory that have them; those that none has are left."""
+    outcome = Outcome()
+    digester = blob.meta.record.digester
+    with dedup.look(blob.blob_id) as look:
+        for chunk in chunks:
+            expected = digest_of(chunk.chunk_idx)
+            found = look.find(chunk, digester, expected) if expected is not None else None
+            if found is not None:
+                try:
+                    write(blob, governor, chunk, found.plain, outcome, found)
+                except RafsError as error:
+                    outcome.failed.append((chunk.chunk_idx, error))
+            look.let_go()
+    done = outcome.on_disk + outcome.in_memory
+    governor.add("deduplicated_chunks", len(done))
+    governor.add("deduplicated_bytes", sum(chunk.uncompressed_size for chunk in done))
+    governor.add("saved_bytes", sum(chunk.compressed_size for chunk in done))
+    return outcome
 
 
 def salvage(blob: OpenBlob, chunks: list[Chunk], digest_of: DigestOf) -> Outcome:

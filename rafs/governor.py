@@ -4,9 +4,8 @@
     make room remove blobs that nobody uses, least recently used first; then evict chunks of those that are
               open, chosen by `eviction.py`
 
-What counts is what the file system says: `st_blocks` of every file of the directory, metadata included, and
-free space. Files of open blobs are asked after each write, everything is counted again every second, as
-others remove and add files too, and fill the disk.
+What counts is what the file system says (`accounts.py`): the blocks of every file of the directory, metadata
+included, and free space.
 
 A governor needs to own the directory (`cache_dir.py`) to evict chunks. Without limits it owns nothing: it
 then only removes unused blobs, and uses memory, when the disk is full.
@@ -27,14 +26,16 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from native.dataplane import Blob
+from rafs.accounts import Accounts
 from rafs.blob_meta import BlobMeta, Chunk
 from rafs.blob_space import BlobSpace, MemoryFiles
 from rafs.cache import CachedBlob
 from rafs.codec import Buffer
+from rafs.dedup import Dedup, Found
 from rafs.errors import CacheError, CacheFull, cache_error
 from rafs.eviction import EvictionPolicy
 from rafs.fill_guard import FillGuard
-from rafs.inventory import Inventory, remove_blob, take_inventory
+from rafs.inventory import remove_blob
 from rafs.ledger import Ledger
 from rafs.limits import NO_LIMITS, CacheLimits
 from rafs.spill import Spill
@@ -46,8 +47,6 @@ COUNT_INTERVAL_S, LEDGER_INTERVAL_S = 1.0, 60.0
 _MIN_BATCH, _MAX_BATCH = 256 << 10, 16 << 20
 #: a chunk's number in the keys of the policy
 _CHUNK_BITS = 24
-#: kept free of a quota for what is written without asking: metadata, markers
-_MARGIN = 1 << 20
 _TRIES = 3
 #: chunks that are looked at before others get their turn
 _STEP = 4096
@@ -62,17 +61,16 @@ class Governor:
         self._is_owner = is_owner
         self._lock = threading.Lock()
         self._evicting = threading.Lock()
+        self._accounts = Accounts(directory, limits)
         self._policy = EvictionPolicy()
         self._spill = Spill(limits.memory)
+        self.dedup = Dedup(directory, self.guard_of) if limits.dedup else None
+        self._clones_in_vain = 0
         self._guards: WeakValueDictionary[str, FillGuard] = WeakValueDictionary()
         self._spaces: dict[int, BlobSpace] = {}  # by the number in the policy's keys
         self._numbers: dict[BlobSpace, int] = {}
         self._next_number = 0
-        self._open_bytes: dict[BlobSpace, int] = {}
-        self._other_bytes = 0
-        self._pending_bytes = 0
         self._last_count = 0.0
-        self._inventory = Inventory()
         self._counters: Counter[str] = Counter()
         self._said: dict[str, float] = {}
         self._ledger = Ledger(directory) if is_owner else None
@@ -99,12 +97,12 @@ class Governor:
             raise cache_error(
                 f"no memory for what the disk may not hold of {record.blob_id}", error
             ) from error
+        guard = self.guard_of(record.blob_id)
         with self._lock:
-            guard = self._guards.setdefault(record.blob_id, FillGuard())
             space = BlobSpace(cache, native, meta, guard, memory)
             self._spaces[self._next_number], self._numbers[space] = space, self._next_number
             self._next_number += 1
-            self._open_bytes[space] = space.disk_bytes
+        self._accounts.open(space)
         return space
 
     def adopt(self, space: BlobSpace) -> None:
@@ -119,7 +117,7 @@ class Governor:
                     for index in range(first, first + length):
                         if space.native.is_on_disk(index):
                             self._policy.add_old(number << _CHUNK_BITS | index, size)
-        self.count()
+        self._accounts.count()
 
     def close(self, space: BlobSpace) -> None:
         """The blob is about to be closed; nothing of it is being fetched any more."""
@@ -127,19 +125,26 @@ class Governor:
             self._spill.forget(space)
             with self._lock:
                 del self._spaces[self._numbers.pop(space)]
-                self._other_bytes += self._open_bytes.pop(space)
+            self._accounts.close(space)
         space.close()
+
+    def end(self) -> None:
+        """All blobs are closed."""
+        self.keep_ledger()
+        if self.dedup is not None:
+            self.dedup.close()
 
     # writing
 
-    def write(self, space: BlobSpace, chunk: Chunk, plain: Buffer) -> bool:
+    def write(self, space: BlobSpace, chunk: Chunk, plain: Buffer, found: Found | None = None) -> bool:
         """Put a chunk where there is room for it, between `begin` and `end` of its guard: True: on the disk.
 
-        Raises what the disk said when there is none in memory either (CacheError).
+        `found`: where it lies already; then blocks are shared if the file system can do that. Raises what
+        the disk said when there is none in memory either (CacheError).
         """
         size = chunk.slot_end - chunk.uncompressed_offset
         try:
-            self._write_to_disk(space, chunk, plain, size)
+            self._write_to_disk(space, chunk, plain, size, found)
         except CacheError as error:
             self._say("spill", "%s; chunks are served from memory", error)
             try:
@@ -151,33 +156,46 @@ class Governor:
             return False
         return True
 
-    def _write_to_disk(self, space: BlobSpace, chunk: Chunk, plain: Buffer, size: int) -> None:
+    def _write_to_disk(
+        self, space: BlobSpace, chunk: Chunk, plain: Buffer, size: int, found: Found | None
+    ) -> None:
         for attempt in range(_TRIES):
             self._reserve(size)
             try:
-                space.cache.write(chunk, plain)
+                if found is not None and self._clone(space, chunk, found):
+                    self.add("cloned_bytes", chunk.uncompressed_size)
+                else:
+                    space.cache.write(chunk, plain)
                 return
             except CacheFull:
                 if attempt == _TRIES - 1 or not self.make_room(size):
                     raise
             finally:
-                self._settle_account(space, size)
+                self._accounts.settle(space, size)
+
+    def _clone(self, space: BlobSpace, chunk: Chunk, found: Found) -> bool:
+        """One file system holds all of a directory: once it could not, it is asked no more."""
+        if (
+            self._clones_in_vain >= _TRIES or space.meta.record.fs_version != 6
+        ):  # v5 may pack chunks in a block
+            return False
+        is_done = space.cache.clone(chunk, found.fd, found.offset)
+        self._clones_in_vain = 0 if is_done else self._clones_in_vain + 1
+        return is_done
+
+    def guard_of(self, blob_id: str) -> FillGuard:
+        """The guard of a blob, for as long as it is kept, whoever opens the blob meanwhile."""
+        with self._lock:
+            return self._guards.setdefault(blob_id, FillGuard())
 
     def _reserve(self, size: int) -> None:
         """Have room for `size` bytes within the limits. Raises CacheFull."""
         for _ in range(_TRIES):
-            with self._lock:
-                if self._excess(size) <= 0:
-                    self._pending_bytes += size
-                    return
+            if self._accounts.reserve(size):
+                return
             if not self._get_within_limits(size):
                 break
         raise CacheFull(f"{self._directory}: the limits of the cache leave no room")
-
-    def _settle_account(self, space: BlobSpace, size: int) -> None:
-        with self._lock:
-            self._pending_bytes -= size
-            self._open_bytes[space] = space.disk_bytes
 
     def discard(self, space: BlobSpace, chunk: Chunk) -> bool:
         """A chunk on the disk is corrupt: nobody reads it from now on. False: it is being filled just now.
@@ -203,8 +221,7 @@ class Governor:
 
     def note(self, size: int) -> None:
         """Metadata was written. The next count knows; this is for the time until then. Hardly blocks."""
-        with self._lock:
-            self._other_bytes += size
+        self._accounts.note(size)
 
     def completed(self, space: BlobSpace, chunks: Iterable[Chunk]) -> None:
         """Chunks are READY on the disk: they may be evicted from now on. Hardly blocks."""
@@ -218,39 +235,6 @@ class Governor:
 
     # limits
 
-    def _excess(self, more: int) -> int:
-        """Bytes that are to go before `more` may be written. Under the lock."""
-        excess = 0
-        if self.limits.quota is not None:
-            quota = self.limits.quota - min(self.limits.quota >> 6, _MARGIN)
-            excess = self._bytes + self._pending_bytes + more - quota
-        if self.limits.min_free:
-            excess = max(excess, self.limits.min_free + self._pending_bytes + more - self._free_bytes())
-        return excess
-
-    @property
-    def _bytes(self) -> int:
-        return self._other_bytes + sum(self._open_bytes.values())
-
-    def _free_bytes(self) -> int:
-        status = os.statvfs(self._directory)
-        return status.f_bavail * status.f_frsize
-
-    def count(self) -> None:
-        """Count what lies in the directory. Raises CacheError."""
-        found = take_inventory(self._directory)
-        with self._lock:
-            for space in self._open_bytes:
-                self._open_bytes[space] = space.disk_bytes
-            open_files = {space.cache.data_path.name for space in self._open_bytes}
-            self._inventory = found
-            self._other_bytes = found.other_bytes + sum(
-                size
-                for blob in found.blobs.values()
-                for kind, size in blob.files.items()
-                if f"{blob.blob_id}.{kind}" not in open_files
-            )
-
     def tend(self) -> None:
         """To be called about every second: count, and get back within the limits."""
         self._spill.expire()
@@ -263,7 +247,7 @@ class Governor:
         if not is_due:
             return
         try:
-            self.count()
+            self._accounts.count()
             if not self._get_within_limits(0):
                 self._say("limits", "%s: over its limits, and there is nothing to give up", self._directory)
         except CacheError as error:
@@ -287,8 +271,7 @@ class Governor:
     def _get_within_limits(self, more: int) -> bool:
         """Give up what is too much if `more` is to come; False when there is nothing to give up."""
         with self._evicting:
-            with self._lock:  # another thread may have done it while we waited
-                excess = self._excess(more)
+            excess = self._accounts.excess(more)  # another thread may have done it while we waited
             return excess <= 0 or self._give_up(excess) > 0
 
     def _give_up(self, wanted: int) -> int:
@@ -306,7 +289,7 @@ class Governor:
         freed = 0
         with self._lock:
             in_use = {space.cache.record.blob_id for space in self._spaces.values()}
-            unused = [blob for blob in self._inventory.blobs.values() if blob.blob_id not in in_use]
+            unused = [blob for blob in self._accounts.inventory.blobs.values() if blob.blob_id not in in_use]
         for blob in sorted(unused, key=lambda blob: blob.last_used):
             if freed >= wanted:
                 break
@@ -315,7 +298,7 @@ class Governor:
                 self.add("removed_bytes", blob.bytes)
                 freed += blob.bytes
         if freed:
-            self.count()
+            self._accounts.count()
         return freed
 
     def _evict(self, wanted: int) -> int:
@@ -343,8 +326,8 @@ class Governor:
     ) -> int:
         gone = space.evict_from_disk(indices)
         freed = sum(chunk.slot_end - chunk.uncompressed_offset for chunk in map(space.meta.chunk, gone))
+        self._accounts.ask(space)
         with self._lock:
-            self._open_bytes[space] = space.disk_bytes
             for index in indices:
                 if index not in gone and space.native.is_on_disk(index):
                     self._policy.add_old(self._numbers[space] << _CHUNK_BITS | index, sizes[space, index])
@@ -364,9 +347,8 @@ class Governor:
     def statistics(self) -> dict[str, int]:
         """Bytes in the cache and in memory now, and counters since the start. Hardly blocks."""
         with self._lock:
-            cached = self._bytes
             counters = {name: self._counters[name] for name in COUNTERS}
-        return {"cached_bytes": cached, "memory_bytes": self._spill.bytes} | counters
+        return {"cached_bytes": self._accounts.bytes, "memory_bytes": self._spill.bytes} | counters
 
     def _say(self, topic: str, text: str, *arguments: object) -> None:
         """In the log, once a minute for each topic."""
@@ -386,4 +368,8 @@ COUNTERS = (
     "scrubbed_bytes",
     "corrupt_chunks",
     "healed_chunks",
+    "deduplicated_chunks",
+    "deduplicated_bytes",
+    "saved_bytes",
+    "cloned_bytes",
 )

@@ -17,6 +17,8 @@ class CacheLimits:
     memory: int = 64 << 20
     #: of what lies on the disk, checked in a second; 0: it is not checked
     scrub_rate: int = 4 << 20
+    #: whether a chunk that another blob of the directory has is taken from there
+    dedup: bool = True
 
     @property
     def are_set(self) -> bool:

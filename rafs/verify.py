@@ -10,6 +10,7 @@ Blocks.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -62,9 +63,15 @@ class ChunkMapFile:
                 raise CacheError(f"{path} is not the chunk map of a blob with {chunk_count} chunks")
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
             self._map = mmap.mmap(fd, size, access=access)
-        finally:
+        except BaseException:
             os.close(fd)
+            raise
+        self._fd = fd
         self._chunk_count = chunk_count
+
+    def hold_lease(self) -> None:
+        """Keep the blob from being removed (`inventory.py`). Raises BlockingIOError while it is."""
+        fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     @property
     def generation(self) -> int:
@@ -81,6 +88,12 @@ class ChunkMapFile:
     def count_ready(self) -> int:
         return sum(self.is_ready(index) for index in range(self._chunk_count))
 
+    def ready_bits(self) -> bytes:
+        """A copy of the bits, first chunk first."""
+        if self._all_ready:
+            return b"\xff" * (len(self._map) - RAFS_CHUNK_MAP_HEADER_SIZE)
+        return self._map[RAFS_CHUNK_MAP_HEADER_SIZE:]
+
     def clear(self, index: int) -> None:
         """For the owner of the directory, while nobody has the blob open."""
         if self._all_ready:
@@ -93,6 +106,7 @@ class ChunkMapFile:
 
     def close(self) -> None:
         self._map.close()
+        os.close(self._fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,8 @@ class StoredChunks:
     place: Callable[[int], tuple[int, int]]
     digest: Callable[[int], bytes | None]
     digester: Digester | None = None
+    #: all of them, one after the other, where they lie like that
+    digests: mmap.mmap | None = None
 
 
 def stored_chunks(directory: Path, blob_id: str) -> StoredChunks:
@@ -120,7 +136,7 @@ def stored_chunks(directory: Path, blob_id: str) -> StoredChunks:
 
 
 def _of_meta(meta_path: Path, digest_path: Path) -> StoredChunks:
-    meta, digests = meta_path.read_bytes(), digest_path.read_bytes()
+    meta, digests = _mapped(meta_path), _mapped(digest_path)
     header = _CI_HEADER.parse(meta[-CI_HEADER_SIZE:]) if len(meta) > CI_HEADER_SIZE else None
     if header is None or header.magic != RAFS_CI_MAGIC:
         raise CacheError(f"{meta_path.name} is no blob.meta")
@@ -136,12 +152,26 @@ def _of_meta(meta_path: Path, digest_path: Path) -> StoredChunks:
         chunk = parse_record_v2(index, *numbers) if is_v2 else parse_record_v1(index, *numbers)
         return chunk.uncompressed_offset, chunk.uncompressed_size
 
-    return StoredChunks(count, place, lambda index: digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE])
+    def digest(index: int) -> bytes:
+        return digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE]
+
+    return StoredChunks(count, place, digest, digests=digests)
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    """The content, without the memory for it; files of metadata are replaced, never changed."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if not os.fstat(fd).st_size:
+            raise CacheError(f"{path.name} is empty")
+        return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(fd)
 
 
 def _of_table(path: Path) -> StoredChunks:
     """RAFS v5 (`chunk_table.py`)."""
-    content = path.read_bytes()
+    content = path.read_bytes()  # it grows
     header = _CI_HEADER.parse(content[-CI_HEADER_SIZE:]) if len(content) > CI_HEADER_SIZE else None
     if header is None or header.entries * RECORD.size > len(content) - CI_HEADER_SIZE:
         raise CacheError(f"{path.name} is no table of chunks")

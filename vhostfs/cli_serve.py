@@ -75,6 +75,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="what is to stay free on the disk of the cache, whoever fills it",
     )
     parser.add_argument(
+        "--no-cache-dedup",
+        action="store_true",
+        help="fetch a chunk even if another blob in the cache directory has it",
+    )
+    parser.add_argument(
         "--tag", help="the device's tag, for front-ends that ask the back-end for it (QEMU has its own)"
     )
     parser.add_argument(
@@ -209,7 +214,11 @@ def run(arguments: argparse.Namespace) -> int:
         prefetch=prefetch or (PrefetchOptions(files=()) if trace else None),
         trace=trace,
         trace_out=arguments.trace_out,
-        cache_limits=CacheLimits(quota=arguments.cache_quota, min_free=arguments.cache_min_free),
+        cache_limits=CacheLimits(
+            quota=arguments.cache_quota,
+            min_free=arguments.cache_min_free,
+            dedup=not arguments.no_cache_dedup,
+        ),
     )
     try:
         policy = serve_policy(options, sandbox)

@@ -82,8 +82,15 @@ setfsuid setfsgid setgroups capset
 #: root without other places does not bound.
 _FILE_HANDLES = _words("open_by_handle_at name_to_handle_at")
 
-#: what ioctl may ask: of terminals, pipes and sockets; nothing of devices
-_IOCTLS = {"TCGETS": 0x5401, "TIOCGWINSZ": 0x5413, "FIONREAD": 0x541B, "FIONBIO": 0x5421, "FIOCLEX": 0x5451}
+#: what ioctl may ask: of terminals, pipes and sockets; of files, to share blocks; nothing of devices
+_IOCTLS = {
+    "FICLONERANGE": 0x4020940D,
+    "TCGETS": 0x5401,
+    "TIOCGWINSZ": 0x5413,
+    "FIONREAD": 0x541B,
+    "FIONBIO": 0x5421,
+    "FIOCLEX": 0x5451,
+}
 #: other programs and other processes, the kernel itself, mounts and namespaces, the machine
 DEADLY = _words("""
 execve execveat ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_getfd pidfd_open

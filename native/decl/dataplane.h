@@ -87,6 +87,14 @@ int vfs_rings_take(struct worker_rings *rings, struct vfs_upcall *upcalls, unsig
 uint32_t vfs_rings_room(const struct worker_rings *rings);
 int vfs_rings_push(struct worker_rings *rings, uint32_t blob, uint32_t first, uint32_t count, int has_failed); /* -EAGAIN: full */
 
+/* ---- where chunks of a digest may lie (digest_index.c) ---- */
+struct digest_index;
+struct digest_index *vfs_digest_index_new(uint32_t capacity); /* NULL: no memory */
+void vfs_digest_index_free(struct digest_index *index);
+void vfs_digest_index_add(struct digest_index *index, const uint8_t *digest, uint32_t blob, uint32_t chunk);
+void vfs_digest_index_add_all(struct digest_index *index, uint32_t blob, const uint8_t *digests, const uint8_t *ready, uint32_t count);
+unsigned vfs_digest_index_find(struct digest_index *index, const uint8_t *digest, uint32_t blobs[4], uint32_t chunks[4]);
+
 /* ---- the image reader (image_api.c over rafs_*.c) ---- */
 struct vfs_inode {
     uint64_t nid;

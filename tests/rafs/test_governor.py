@@ -91,7 +91,7 @@ async def test_free_space_is_kept(
         def left() -> int:  # on a disk of that size whose only user is this cache
             return free - os.fstat(run.blob.cache.data_fd).st_blocks * 512
 
-        monkeypatch.setattr(run.governor, "_free_bytes", left)
+        monkeypatch.setattr(run.governor._accounts, "_free_bytes", left)
         await run.store.fill(run.blob)
         assert left() >= 10 << 20
         assert len(run.ready()) > 8

@@ -90,7 +90,7 @@ def test_what_cannot_be_checked_says_why(tmp_path: Path, name: str) -> None:
     ("name", "content", "reason"),
     [
         ("meta", b"x" * 9000, "is no blob.meta"),
-        ("meta", b"", "is no blob.meta"),
+        ("meta", b"", "is empty"),
         ("digest", bytes(31), "do not fit together"),
         ("data.chunk_map", bytes(4096), "is not the chunk map of a blob with 8 chunks"),
         ("chunks", bytes(8192), "is no table of chunks"),

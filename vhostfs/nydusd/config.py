@@ -34,6 +34,8 @@ class FileCache(Struct, kw_only=True, frozen=True):
     #: ours: bytes or a text with a unit. What all files of the directory may take, and what is left free
     quota: int | str = 0
     min_free: int | str = 0
+    #: ours: take chunks from other blobs of the directory that have them
+    dedup: bool = True
 
 
 class FsCache(Struct, kw_only=True, frozen=True):

@@ -33,7 +33,11 @@ def cache_limits(config: Config) -> CacheLimits:
     files = config.cache.filecache if config.cache is not None else None
     if files is None:
         return CacheLimits()
-    return CacheLimits(quota=size_of(str(files.quota)) or None, min_free=size_of(str(files.min_free)))
+    return CacheLimits(
+        quota=size_of(str(files.quota)) or None,
+        min_free=size_of(str(files.min_free)),
+        dedup=files.dedup,
+    )
 
 
 def without_effect(config: Config) -> list[str]:
