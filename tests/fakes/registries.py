@@ -126,7 +126,10 @@ def docker_registry_at(
     file.write_text(json.dumps(config))  # JSON is YAML
     log = folder / "registry.log"
     command = [str(program), "serve", str(file)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+    # what it says of each request goes to its standard output
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
         try:
             port = int(_wait_line(process, log, r"listening on 127\.0\.0\.1:(\d+)"))
             yield DockerRegistry(port, folder, log, "https" if certificate else "http")

@@ -83,6 +83,7 @@ def backend(kind: str, statistics: BackendFigures) -> dict[str, Any]:
         "backend_type": kind,
         "read_count": statistics.reads,
         "read_errors": statistics.errors,
+        "read_errors_by_kind": dict(statistics.errors_by_kind),  # ours
         "read_amount_total": statistics.read_bytes,
         "read_cumulative_latency_millis_total": int(statistics.seconds * 1000),
         "read_cumulative_latency_millis_dist": [int(s * 1000) for s in statistics.seconds_by_size],

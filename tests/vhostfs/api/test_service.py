@@ -222,7 +222,8 @@ async def test_metrics_have_nydusds_shapes(image: BuiltImage, tmp_path: Path) ->
             assert (tmp_path / "cache" / name).exists() and cache["store_path"] == str(tmp_path / "cache")
             assert cache["data_all_ready"] is False and cache["entries_count"] == 0
             backend = await api.get("/api/v1/metrics/backend" + query)
-            assert backend["backend_type"] == "localfs" and backend["read_errors"] == 0
+            assert backend["backend_type"] == "localfs"
+            assert backend["read_errors"] == 0 and backend["read_errors_by_kind"] == {}
             assert len(backend["read_count_block_size_dist"]) == 8
             assert [len(row) for row in backend["read_latency_sizes_dist"]] == [8] * 8
         assert await api.get("/api/v1/metrics/files") == {}
