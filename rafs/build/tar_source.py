@@ -142,7 +142,7 @@ class TarSource:
         for what, number in (("owner", info.uid), ("group", info.gid)):
             if not 0 <= number < 0xFFFFFFFF:
                 raise BuildError(f"{what} {number} is not a user or group id")
-        inode = new_inode(path, kind | stat.S_IMODE(info.mode), info.uid, info.gid, _mtime_ns(info))
+        inode = new_inode(path, kind | info.mode & 0o7777, info.uid, info.gid, _mtime_ns(info))
         if kind == stat.S_IFREG:
             inode.size = info.size
             if info.size < 0:

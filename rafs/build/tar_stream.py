@@ -30,6 +30,18 @@ _MAGICS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"
 _ZSTD_SKIPPABLE = tuple(bytes((0x50 + number, 0x2A, 0x4D, 0x18)) for number in range(16))
 
 
+#: what tarfile and the decompressors raise for an archive that is none; OverflowError for absurd numbers
+_DAMAGED = (
+    tarfile.TarError,
+    zstandard.ZstdError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    OverflowError,
+)
+
+
 class Reader(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
@@ -94,7 +106,7 @@ def translated(name: str) -> Iterator[None]:
         yield
     except BuildError as error:
         raise BuildError(f"{name}: {error}") from None
-    except (tarfile.TarError, zstandard.ZstdError, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
+    except _DAMAGED as error:
         raise BuildError(f"{name} is not a valid archive: {error}") from error
     except RecursionError:
         raise BuildError(f"{name} is not a valid archive: headers of headers without an end") from None

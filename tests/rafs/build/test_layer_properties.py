@@ -11,6 +11,7 @@ import io
 import stat
 import tarfile
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import rafs
 from rafs.build import BuildOptions, TarSource, Whiteouts, build_image, merge_bootstraps
 from rafs.image import Image
 from tests import erofs, tars
-from tests.blobs import parse_blob
 from tests.rafs.build.test_our_reader import seen
 from tests.trees import Entry, describe, differences
 
@@ -219,33 +220,32 @@ def sorted_as_walked(model: dict[Path_, Object]) -> list[Path_]:
 
 def read_by_us(bootstrap: Path, blob_dir: Path, entries: dict[bytes, Entry]) -> list[str]:
     """What our reader finds otherwise than `entries`, content included."""
-    image = Image(bootstrap)
-    blobs = [
-        parse_blob(blob_dir / image.blob_record(index).blob_id.decode()) for index in range(image.blob_count)
-    ]
     wrong, paths = [], set()
-    for path, inode in image.walk():
-        name = path[1:] or b"."
-        paths.add(name)
-        if name not in entries:
-            wrong.append(f"unexpected {name!r}")
-            continue
-        wrong += seen(image, path, inode, entries[name])
-        if stat.S_ISREG(inode.mode):
-            data = b""
-            for extent in image.extents(inode.nid, 0, inode.size):
-                blob = blobs[extent.blob_index]
-                at = blob.chunks[extent.chunk_index].stored_offset + extent.offset_in_chunk
-                data += blob.content[at : at + extent.length]
-            if hashlib.sha256(data).hexdigest() != entries[name].sha256:
-                wrong.append(f"{name!r}: other content")
-    image.close()
+    with rafs.open(bootstrap, blob_dir) as filesystem, closing(Image(bootstrap)) as image:
+        for path, inode in image.walk():
+            name = path[1:] or b"."
+            paths.add(name)
+            if name not in entries:
+                wrong.append(f"unexpected {name!r}")
+                continue
+            wrong += seen(image, path, inode, entries[name])
+            if stat.S_ISREG(inode.mode):
+                content = filesystem.read(path) if inode.size else b""
+                if hashlib.sha256(content).hexdigest() != entries[name].sha256:
+                    wrong.append(f"{name!r}: other content")
     return wrong + [f"missing {name!r}" for name in entries.keys() - paths]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(drawn=layers, spec=st.sampled_from([Whiteouts.OCI, Whiteouts.OVERLAYFS]), stacked=st.booleans())
-def test_layers_show_what_the_model_says(drawn: list[Any], spec: Whiteouts, stacked: bool) -> None:
+@given(
+    drawn=layers,
+    spec=st.sampled_from([Whiteouts.OCI, Whiteouts.OVERLAYFS]),
+    stacked=st.booleans(),
+    fs_version=st.sampled_from([6, 6, 5]),
+)
+def test_layers_show_what_the_model_says(
+    drawn: list[Any], spec: Whiteouts, stacked: bool, fs_version: int
+) -> None:
     with tempfile.TemporaryDirectory(prefix="vhostfs-layers-") as folder:
         scratch = Path(folder)
         model: dict[Path_, Object] = {(): Object(stat.S_IFDIR | 0o755)}
@@ -260,6 +260,7 @@ def test_layers_show_what_the_model_says(drawn: list[Any], spec: Whiteouts, stac
                 chunk_size=CHUNK_SIZE,
                 whiteouts=spec if stacked else Whiteouts.NONE,
                 parent=bootstraps[-1] if stacked and bootstraps else None,
+                fs_version=fs_version,
             )
             target = scratch / f"{number}.boot"
             bootstraps.append(build_image(source, target, scratch / "blobs", options).bootstrap_path)
@@ -270,6 +271,8 @@ def test_layers_show_what_the_model_says(drawn: list[Any], spec: Whiteouts, stac
             final = merge_bootstraps(bootstraps, scratch / "merged.boot", whiteouts=spec).bootstrap_path
         entries = expected(model)
         assert read_by_us(final, scratch / "blobs", entries) == []
+        if fs_version == 5:
+            return
         image = Image(final)
         ids = [image.blob_record(index).blob_id.decode() for index in range(image.blob_count)]
         image.close()

@@ -215,6 +215,12 @@ def test_attributes(tmp_path: Path) -> None:
     )
 
 
+def test_negative_mode(tmp_path: Path) -> None:
+    """GNU's numbers may be negative; what is above the permissions is not looked at."""
+    tree = tree_of(build(tars.archive([Member("a", mode=-1)], tarfile.GNU_FORMAT), tmp_path))
+    assert tree[b"a"].mode == stat.S_IFREG | 0o7777
+
+
 HOSTILE = {
     "up": ([Member("a/../../x")], "entry 'a/../../x': its name leads out of the image"),
     "up at once": ([Member("../x")], "leads out of the image"),
