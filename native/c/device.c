@@ -26,7 +26,7 @@ struct vfs_device {
     int proc_fd; /* /proc/self/fd, opened before a sandbox can hide it */
     struct gpa_table memory;
     struct io_pools pools;
-    struct fuse_context pool_contexts[2][IO_POOL_THREADS];
+    struct fuse_context pool_contexts[3][IO_POOL_THREADS];
     struct queue_limits limits;
     unsigned queue_count;
     struct queue queues[];
@@ -79,6 +79,7 @@ struct vfs_device *vfs_device_new(struct chunk_store *store, unsigned queues, in
     device->limits = (struct queue_limits){ miss_timeout_ns, poll_ns };
     init_pool(device, &device->pools.disk, device->pool_contexts[0]);
     init_pool(device, &device->pools.host, device->pool_contexts[1]);
+    init_pool(device, &device->pools.remote, device->pool_contexts[2]);
     err = fuse_mounts_init(&device->server);
     if (!err)
         err = namespace_init(&device->namespace, &device->server);
@@ -97,6 +98,7 @@ void vfs_device_free(struct vfs_device *device)
     vfs_device_reset(device);
     io_pool_destroy(&device->pools.disk);
     io_pool_destroy(&device->pools.host);
+    io_pool_destroy(&device->pools.remote);
     for (unsigned i = 0; i < device->queue_count; i++) {
         chunk_store_remove_waiter(device->store, &device->queues[i].lot.waiter);
         queue_destroy(&device->queues[i]);

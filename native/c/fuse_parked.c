@@ -66,6 +66,14 @@ static void run_in_pool(struct io_job *job, struct fuse_context *context)
     pthread_mutex_unlock(&lot->lock);
 }
 
+static struct io_pool *pool_of(const struct parked *parked)
+{
+    struct io_pools *pools = parked->lot->pools;
+    enum fuse_wait wait = parked->request.wait;
+
+    return wait == FUSE_WAIT_DISK ? &pools->disk : wait == FUSE_WAIT_HOST ? &pools->host : &pools->remote;
+}
+
 static void to_pool(struct parked *parked)
 {
     struct parking_lot *lot = parked->lot;
@@ -74,7 +82,7 @@ static void to_pool(struct parked *parked)
     parked->request.may_block = true;
     __atomic_add_fetch(&lot->in_pool, 1, __ATOMIC_RELAXED);
     parked->job.run = run_in_pool;
-    if (io_pool_submit(parked->request.wait == FUSE_WAIT_DISK ? &lot->pools->disk : &lot->pools->host, &parked->job))
+    if (io_pool_submit(pool_of(parked), &parked->job))
         run_in_pool(&parked->job, &lot->context); /* no thread could be had: slow is better than wrong */
 }
 

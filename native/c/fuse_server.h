@@ -31,7 +31,8 @@ enum fuse_wait {
     FUSE_WAIT_CHUNK,       /* for wait_blob, wait_chunk to leave PENDING */
     FUSE_WAIT_UPCALL_ROOM, /* for room in the upcall ring */
     FUSE_WAIT_DISK,        /* run it again where it may block: for a disk, which answers soon */
-    FUSE_WAIT_HOST,        /* the same for a host directory, which may stand still for as long as it likes */
+    FUSE_WAIT_HOST,        /* the same for a host directory, of which more may be waited for at a time */
+    FUSE_WAIT_REMOTE,      /* and for what is in it of somebody else, who may never answer */
 };
 
 struct fuse_fs;
@@ -103,7 +104,7 @@ enum fuse_profile {
     FUSE_PROFILE_SHARED,    /* host directories beside images, mounts come and go */
 };
 
-#define FUSE_MAX_CONTEXTS 128 /* queues and pool threads */
+#define FUSE_MAX_CONTEXTS 192 /* queues and pool threads */
 
 /* Shared by all queues. */
 struct fuse_server {
@@ -154,7 +155,7 @@ void fuse_end_session(struct fuse_server *server, struct fuse_context *context);
 struct fuse_fs *fuse_enter(struct fuse_server *server, struct fuse_context *context, uint64_t nodeid);
 void fuse_leave(struct fuse_context *context);
 
-/* Run the request again where it may block: FUSE_WAIT_DISK or FUSE_WAIT_HOST. Returns FUSE_PARKED. */
+/* Run the request again where it may block: from FUSE_WAIT_DISK on. Returns FUSE_PARKED. */
 static inline int64_t fuse_to_pool(struct fuse_request *request, enum fuse_wait pool)
 {
     request->wait = pool;
@@ -163,7 +164,7 @@ static inline int64_t fuse_to_pool(struct fuse_request *request, enum fuse_wait 
 
 static inline bool fuse_waits_for_pool(const struct fuse_request *request)
 {
-    return request->wait == FUSE_WAIT_DISK || request->wait == FUSE_WAIT_HOST;
+    return request->wait >= FUSE_WAIT_DISK;
 }
 
 /* The most that a thread which may block moves in one system call. A kernel without preemption leaves a

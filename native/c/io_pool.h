@@ -30,10 +30,11 @@ struct io_pool {
     unsigned started, running, idle, queued;
 };
 
-/* What a device has. A host directory may stop to answer altogether, and then all threads of its pool
- * wait for it; the disk under the chunk cache is read by others. */
+/* What a device has. `remote` is for network file systems and the like below a host directory: they may
+ * stop to answer altogether, and then all threads of their pool wait for them, but no others. `host` is
+ * for the rest of host directories, `disk` for the disk under the chunk cache. */
 struct io_pools {
-    struct io_pool disk, host;
+    struct io_pool disk, host, remote;
 };
 
 void io_pool_init(struct io_pool *pool);

@@ -7,8 +7,9 @@
 
 /* Where an operation runs. One that may be tried by the queue thread returns -EAGAIN when it would
  * block; all that change the file system go to the pool at once: a journal may make them wait for
- * the disk, and none has a way to ask. */
-enum place { TRY, POOL };
+ * the disk, and none has a way to ask. Which pool that is, the mount says that the inode is on; an
+ * operation that meets another one on its way, which may never answer, returns -EREMOTE. */
+enum place { TRY, POOL, REMOTE };
 
 static int64_t sync_all(struct passthroughfs *pt, struct fuse_request *request, struct host_inode *inode)
 {
@@ -60,7 +61,7 @@ static const struct {
     [FUSE_LSEEK] = { passthroughfs_lseek, POOL },
     [FUSE_COPY_FILE_RANGE] = { passthroughfs_copy_file_range, POOL },
     [FUSE_IOCTL] = { not_a_terminal, TRY },
-    [FUSE_SYNCFS] = { sync_all, POOL },
+    [FUSE_SYNCFS] = { sync_all, REMOTE }, /* of all mounts */
 };
 
 static int64_t handle(struct fuse_server *server, struct fuse_request *request)
@@ -73,16 +74,18 @@ static int64_t handle(struct fuse_server *server, struct fuse_request *request)
 
     if (!operations[opcode].run)
         return -ENOSYS;
-    if (operations[opcode].place == POOL && !request->may_block)
-        return fuse_to_pool(request, FUSE_WAIT_HOST);
+    if (operations[opcode].place == REMOTE && !request->may_block)
+        return fuse_to_pool(request, FUSE_WAIT_REMOTE);
     inode = needs_inode ? inode_get(&pt->inodes, request->id) : NULL;
     if (needs_inode && !inode)
         return -ESTALE;
-    result = operations[opcode].run(pt, request, inode);
+    result = operations[opcode].place == POOL && !request->may_block ? -EAGAIN : operations[opcode].run(pt, request, inode);
+    if (result == -EAGAIN && !request->may_block)
+        result = fuse_to_pool(request, !inode || inode->mount->is_local ? FUSE_WAIT_HOST : FUSE_WAIT_REMOTE);
+    else if (result == -EREMOTE && !passthroughfs_may_wait_for_others(request))
+        result = fuse_to_pool(request, FUSE_WAIT_REMOTE);
     if (inode)
         inode_put(&pt->inodes, inode);
-    if (result == -EAGAIN && !request->may_block)
-        return fuse_to_pool(request, FUSE_WAIT_HOST);
     /* What the host's kernel lacks it lacks for this share; a driver that hears ENOSYS asks no more for any. */
     return result == -ENOSYS ? -EOPNOTSUPP : result;
 }

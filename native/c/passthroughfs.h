@@ -57,6 +57,12 @@ passthrough_op passthroughfs_unlink, passthroughfs_rmdir, passthroughfs_rename, 
 passthrough_op passthroughfs_getxattr, passthroughfs_listxattr, passthroughfs_setxattr, passthroughfs_removexattr; /* passthroughfs_xattr.c */
 passthrough_op passthroughfs_getlk, passthroughfs_setlk, passthroughfs_setlkw;   /* passthroughfs_lock.c */
 
+/* A thread of the pool that is there for what may never answer. */
+static inline bool passthroughfs_may_wait_for_others(const struct fuse_request *request)
+{
+    return request->may_block && request->wait == FUSE_WAIT_REMOTE;
+}
+
 /* What several of these use (passthroughfs_meta.c). */
 
 /* The name at `*at` of the arguments, which `*at` is moved behind. -EINVAL for one that cannot be
@@ -66,9 +72,10 @@ void passthroughfs_fill_attr(struct passthroughfs *pt, const struct statx *stat,
 void passthroughfs_fill_entry(struct passthroughfs *pt, const struct host_inode *parent, const struct host_inode *inode,
                               const struct statx *stat, struct fuse_entry_out *entry);
 /* Makes the inode that `fd` is open on, `name` in `parent`, known to the guest: one look-up. Returns
- * it with a reference, and the entry that says so. */
-int passthroughfs_describe(struct passthroughfs *pt, struct host_inode *parent, const char *name, int fd,
-                           bool may_block, struct host_inode **inode, struct fuse_entry_out *entry);
+ * it with a reference, and the entry that says so. -EREMOTE: it is on another mount than the parent,
+ * which is not known to answer soon, and this thread does not wait for such. */
+int passthroughfs_describe(struct passthroughfs *pt, const struct fuse_request *request, struct host_inode *parent,
+                           const char *name, int fd, struct host_inode **inode, struct fuse_entry_out *entry);
 /* Opens `name` in `parent` as O_PATH and describes it; what LOOKUP answers. */
 int64_t passthroughfs_reply_child(struct passthroughfs *pt, struct fuse_request *request, struct host_inode *parent, const char *name);
 int64_t passthroughfs_reply_attr(struct passthroughfs *pt, const struct fuse_request *request, const struct statx *stat);

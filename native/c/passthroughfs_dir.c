@@ -33,7 +33,7 @@ struct listing {
 
 static bool is_dots(const char *name) { return !strcmp(name, ".") || !strcmp(name, ".."); }
 
-/* Looks an entry up, as LOOKUP would. False: it cannot be (it is gone, say); then it is listed only. */
+/* Looks an entry up, as LOOKUP would. False: it cannot be (it is gone, or another mount's); then it is listed only. */
 static bool look_up(struct listing *listing, const char *name, struct host_inode **inode, struct fuse_entry_out *entry)
 {
     struct passthroughfs *pt = listing->pt;
@@ -49,7 +49,7 @@ static bool look_up(struct listing *listing, const char *name, struct host_inode
     fd = host_open_child(listing->dir->fd, name, O_PATH, true);
     if (fd < 0)
         return false;
-    err = passthroughfs_describe(pt, dir, name, fd, true, inode, entry);
+    err = passthroughfs_describe(pt, listing->request, dir, name, fd, inode, entry);
     close(fd);
     listing->was_known = !err && (*inode)->id <= listing->last_id;
     return !err;

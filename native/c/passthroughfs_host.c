@@ -56,7 +56,7 @@ static int stat_at(int fd, const char *name, int sync, struct statx *stat)
 
 int host_stat_at(int fd, const char *name, struct statx *stat) { return stat_at(fd, name, AT_STATX_SYNC_AS_STAT, stat); }
 
-int host_stat_nowait(int fd, struct statx *stat) { return stat_at(fd, "", AT_STATX_DONT_SYNC, stat); }
+int host_stat_nowait_at(int fd, const char *name, struct statx *stat) { return stat_at(fd, name, AT_STATX_DONT_SYNC, stat); }
 
 /* struct file_handle is declared with a flexible array, which <fcntl.h> hides; its layout is fixed. */
 _Static_assert(sizeof(struct host_handle) == sizeof(struct file_handle) + HOST_HANDLE_MAX, "struct file_handle");

@@ -37,7 +37,8 @@ int host_get_handle_at(int fd, const char *name, struct host_handle *handle);
 static inline int host_stat(int fd, struct statx *stat) { return host_stat_at(fd, "", stat); }
 /* The same without asking anybody: for a network's file system, which may not answer, only what tells
  * it apart is sure to be right. */
-int host_stat_nowait(int fd, struct statx *stat);
+int host_stat_nowait_at(int fd, const char *name, struct statx *stat);
+static inline int host_stat_nowait(int fd, struct statx *stat) { return host_stat_nowait_at(fd, "", stat); }
 static inline int host_get_handle(int fd, struct host_handle *handle) { return host_get_handle_at(fd, "", handle); }
 int host_open_handle(int mount_fd, const struct host_handle *handle, int flags);
 

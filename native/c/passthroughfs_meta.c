@@ -60,14 +60,17 @@ void passthroughfs_fill_entry(struct passthroughfs *pt, const struct host_inode 
         entry->attr.flags = FUSE_ATTR_SUBMOUNT;
 }
 
-int passthroughfs_describe(struct passthroughfs *pt, struct host_inode *parent, const char *name, int fd,
-                           bool may_block, struct host_inode **inode, struct fuse_entry_out *entry)
+int passthroughfs_describe(struct passthroughfs *pt, const struct fuse_request *request, struct host_inode *parent,
+                           const char *name, int fd, struct host_inode **inode, struct fuse_entry_out *entry)
 {
+    bool may_wait = passthroughfs_may_wait_for_others(request);
     struct statx stat;
-    int err = may_block ? host_stat(fd, &stat) : host_stat_nowait(fd, &stat); /* the name may lead to another mount */
+    int err = may_wait ? host_stat(fd, &stat) : host_stat_nowait(fd, &stat);
 
     if (!err)
-        err = inode_remember(&pt->inodes, parent, name, fd, &stat, may_block, inode);
+        err = inode_remember(&pt->inodes, parent, name, fd, &stat, may_wait, inode);
+    if (err == -EAGAIN && stat.stx_mnt_id != parent->mount->mnt_id)
+        err = -EREMOTE;
     if (err)
         return err;
     inode_used(*inode);
@@ -98,7 +101,7 @@ int64_t passthroughfs_reply_child(struct passthroughfs *pt, struct fuse_request 
     host_path_close(&path);
     if (fd < 0)
         return fd;
-    err = passthroughfs_describe(pt, parent, name, fd, request->may_block, &inode, &entry);
+    err = passthroughfs_describe(pt, request, parent, name, fd, &inode, &entry);
     close(fd);
     return err ? err : reply_entry(pt, request, inode, &entry);
 }

@@ -138,7 +138,7 @@ static int64_t open_existing(struct passthroughfs *pt, struct fuse_request *requ
 
     if (fd < 0)
         return fd;
-    err = passthroughfs_describe(pt, parent, name, fd, true, &inode, &entry);
+    err = passthroughfs_describe(pt, request, parent, name, fd, &inode, &entry);
     close(fd);
     if (err)
         return err;
@@ -168,7 +168,7 @@ static int64_t make(struct passthroughfs *pt, struct fuse_request *request, stru
         return err;
     err = passthroughfs_label(pt, fd, extensions);
     if (!err)
-        err = passthroughfs_describe(pt, parent, name, fd, true, &inode, &entry);
+        err = passthroughfs_describe(pt, request, parent, name, fd, &inode, &entry);
     if (!err)
         return reply_created(pt, request, inode, &entry, fd, in->flags);
     close(fd);
@@ -221,27 +221,27 @@ int64_t passthroughfs_tmpfile(struct passthroughfs *pt, struct fuse_request *req
     return result == -EISDIR ? -EOPNOTSUPP : result; /* a file system without it takes "." for a file to open */
 }
 
-/* Closing the last descriptor of a deleted file deletes it, of a written one may start to write it,
- * and a network file system waits for others. */
+/* Closing the last descriptor of a deleted file deletes it, of a written one may start to write it. */
 static bool close_may_block(const struct open_file *file)
 {
     struct statx stat;
 
-    return __atomic_load_n(&file->was_changed, __ATOMIC_RELAXED) || !file->inode->mount->is_local || host_stat(file->fd, &stat) < 0 || stat.stx_nlink == 0;
+    return __atomic_load_n(&file->was_changed, __ATOMIC_RELAXED) || host_stat(file->fd, &stat) < 0 || stat.stx_nlink == 0;
 }
 
 int64_t passthroughfs_release(struct passthroughfs *pt, struct fuse_request *request, struct host_inode *inode)
 {
     const struct fuse_release_in *in = (const struct fuse_release_in *)request->args;
     struct open_file *file = open_file_get(&pt->files, in->fh, NULL);
-    bool now;
+    bool now, is_local;
 
     if (!file)
         return -EBADF;
-    now = request->may_block || !close_may_block(file);
+    is_local = file->inode->mount->is_local;
+    now = is_local ? request->may_block || !close_may_block(file) : passthroughfs_may_wait_for_others(request);
     open_file_put(&pt->files, file);
     if (!now)
-        return -EAGAIN;
+        return is_local ? -EAGAIN : -EREMOTE;
     file = open_file_remove(&pt->files, in->fh);
     if (file) /* else it was released twice at once */
         open_file_put(&pt->files, file);

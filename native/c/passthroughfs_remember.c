@@ -92,8 +92,10 @@ int inode_remember_again(struct inode_table *table, struct host_inode *parent, i
                          struct statx *stat, struct host_inode **out)
 {
     struct inode_key key;
-    int err = parent->mount->has_handles ? host_stat_at(parent_fd, name, stat) : -ENOENT;
+    int err = -ENOENT;
 
+    if (parent->mount->has_handles) /* the name may lead to another mount than a local one, that does not answer */
+        err = parent->mount->is_local ? host_stat_nowait_at(parent_fd, name, stat) : host_stat_at(parent_fd, name, stat);
     if (!err && stat->stx_mnt_id != parent->mount->mnt_id)
         err = -ENOENT;
     if (!err)

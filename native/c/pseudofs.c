@@ -97,7 +97,7 @@ static int64_t lookup(struct fuse_server *server, struct fuse_request *request)
         return -ENOENT;
     err = describe(request, child, &entry);
     if (err == -EAGAIN && !request->may_block)
-        return fuse_to_pool(request, FUSE_WAIT_HOST);
+        return fuse_to_pool(request, FUSE_WAIT_REMOTE);
     return err ? err : fuse_reply(request, &entry, sizeof(entry));
 }
 
@@ -172,7 +172,7 @@ static int64_t statfs_(struct fuse_server *server, struct fuse_request *request)
 /* The guest's file system is all that is mounted. */
 static int64_t syncfs_(struct fuse_server *server, struct fuse_request *request)
 {
-    return request->may_block ? fuse_sync_all(server, request->context) : fuse_to_pool(request, FUSE_WAIT_HOST);
+    return request->may_block ? fuse_sync_all(server, request->context) : fuse_to_pool(request, FUSE_WAIT_REMOTE);
 }
 
 static int64_t access_(struct fuse_server *server, struct fuse_request *request)

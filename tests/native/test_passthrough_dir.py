@@ -174,9 +174,14 @@ def test_listing_again_knows_what_stayed_and_sees_what_changed(share: Share) -> 
             path = share.source / os.fsdecode(name)
             same_attr(entry.attr, path)
             same_attr(share.client.getattr(entry.nodeid), path)
-            assert (entry.nodeid == before[name].nodeid) is (name not in changed and name != b"dir")
+            assert (entry.nodeid == before[name].nodeid) is (name not in changed)
+        assert set(before) - set(after) == {b"dir"}  # of another mount: not known yet, and so only listed
+        mounted = share.client.lookup(share.root, b"dir")
+        again = listed()
+        assert again[b"dir"].nodeid == mounted.nodeid != before[b"dir"].nodeid
         assert share.facts().mounts == 1
         umount(share.source / "dir")
-    for entries in (before, after):
+    share.client.forget(mounted.nodeid)
+    for entries in (before, after, again):
         share.client.batch_forget([(entry.nodeid, 1) for entry in entries.values()])
     assert share.facts()[:4] == (0, 0, 0, 0)

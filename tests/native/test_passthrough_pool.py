@@ -211,18 +211,25 @@ def test_the_root_of_a_share_that_is_not_local_is_looked_up_by_the_pool(tmp_path
             assert pool_runs(share) == before + 1
 
 
-def test_a_mount_that_answers_nothing_is_left_to_the_pool(share: Share) -> None:
+def test_a_mount_that_answers_nothing_holds_up_nothing_else(share: Share) -> None:
     """Its root is found in the kernel's caches, but what it is like has to be asked."""
     client = share.client
     (share.source / "volume").mkdir()
+    client.list_dir(share.root)
     with hanging(share.source / "volume"):
         waiting = [
             client.submit(Opcode.LOOKUP, share.root, b"volume\0", reply_size=abi.ENTRY_OUT_SIZE)
             for _ in range(2 * POOL_THREADS)
         ]
-        for _ in range(20):
+        syncing = client.submit(Opcode.SYNCFS, share.root, bytes(8), reply_size=0)
+        for number in range(20):  # of the same directory, on the queue's thread and by those that may block
             same_attr(client.lookup(share.root, b"file").attr, share.source / "file")
-        assert client.in_flight == len(waiting)
+            client.mkdir(share.root, b"dir-%d" % number)
+            names = {entry.name for entry in client.list_dir(share.root)}
+            assert {b"volume", b"file", b"dir-%d" % number} <= names
+            client.rmdir(share.root, b"dir-%d" % number)
+        assert client.in_flight == len(waiting) + 1
+    client.wait(syncing)
     for unique in waiting:
         with pytest.raises(OSError):
             client.wait(unique)
