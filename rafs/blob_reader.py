@@ -59,9 +59,13 @@ class BlobReader:
         """Return the digest of a chunk; None where the image carries none."""
         return self._load()[1](index)
 
+    def raw(self, offset: int, length: int) -> bytes:
+        """Return a piece of the stored blob."""
+        return self._source.read(self.record.blob_id, offset, length)
+
     def stored(self, chunk: Chunk) -> bytes:
         """Return a chunk's bytes as the blob has them."""
-        return self._source.read(self.record.blob_id, chunk.compressed_offset, chunk.compressed_size)
+        return self.raw(chunk.compressed_offset, chunk.compressed_size)
 
     def plain(self, chunk: Chunk) -> Buffer:
         """Return a chunk's plain bytes, verified if it has a digest. Raises BlobCorrupt too."""

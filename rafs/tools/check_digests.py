@@ -30,7 +30,7 @@ def _content(filesystem: Filesystem, nid: int) -> bytes:
     if stat.S_ISLNK(inode.mode):
         return image.readlink(nid)
     if stat.S_ISREG(inode.mode):
-        extents = image.extents(nid, 0, inode.size)
+        extents = [e for e in image.extents(nid, 0, inode.size) if e.blob_index >= 0]
         return b"".join(filesystem.blob(e.blob_index).digest(e.chunk_index) or b"" for e in extents)
     if stat.S_ISDIR(inode.mode):
         children = (entry.nid for entry in image.readdir(nid) if entry.name not in (b".", b".."))

@@ -14,19 +14,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from native.dataplane import Blob, ChunkStore, Device, Image, MemoryRegion
+from native.chunk_table import CHUNK_TABLE_MAGIC
+from native.dataplane import CHUNK_RECORD, Blob, ChunkStore, Device, MemoryRegion
 from native.rafs_v6 import RAFS_CHUNK_MAP_HEADER_SIZE, RAFS_CHUNK_MAP_MAGIC, RAFS_CHUNK_MAP_MAGIC2
 from native.records import Record
 from rafs.blob_meta import BlobMeta, pack_meta_file, unpack_section
 from rafs.blob_record import BlobRecord
 from rafs.build import BuildOptions, build_image
+from rafs.chunk_table import BootstrapChunks, TableMeta
 from rafs.codec import decode_chunk
+from rafs.image import Image
 from virtqueue.driver import Buffer, Driver
 from virtqueue.features import VirtioFeature
 from virtqueue.fuse_client import FuseClient
 from virtqueue.guest_memory import GuestMemory, GuestRegion
 
 MAP_HEADER = Record("rafs_chunk_map_header")
+CI_HEADER = Record("rafs_ci_header")
 BOTH_RING_FEATURES = VirtioFeature.RING_EVENT_IDX | VirtioFeature.RING_INDIRECT_DESC
 DEADLINE_S = 10.0
 
@@ -46,6 +50,12 @@ class BuiltImage:
         build_image(top / "source", top / "bootstrap", top / "blobs", options)
         return cls(top / "source", top / "bootstrap", top / "blobs")
 
+    def as_v5(self, top: Path) -> BuiltImage:
+        """The same source as RAFS v5, built into `top`."""
+        options = BuildOptions(compressor="zstd", chunk_size=64 << 10, fs_version=5)
+        build_image(self.source, top / "bootstrap", top / "blobs", options)
+        return BuiltImage(self.source, top / "bootstrap", top / "blobs")
+
 
 class Cache:
     """The cache files of one blob (specification, section 6), and the blob that fills them."""
@@ -56,13 +66,18 @@ class Cache:
         record: BlobRecord,
         stored: bytes,
         data_path: Path | None = None,
+        chunks: BootstrapChunks | None = None,
     ) -> None:
-        section = stored[record.ci_offset : record.ci_offset + record.ci_compressed_size + 4096]
-        meta_file = pack_meta_file(*unpack_section(record, section))
+        if chunks is None:
+            section = stored[record.ci_offset : record.ci_offset + record.ci_compressed_size + 4096]
+            meta_file = pack_meta_file(*unpack_section(record, section))
+        else:
+            meta_file = _table(record, chunks)
+        meta = BlobMeta if chunks is None else TableMeta
         bitmap_size = (record.chunk_count + 7) // 8
         header = MAP_HEADER.pack(magic=RAFS_CHUNK_MAP_MAGIC, magic2=RAFS_CHUNK_MAP_MAGIC2)
         self.record = record
-        self.meta = BlobMeta(record, lambda offset, length: meta_file[offset : offset + length])
+        self.meta = meta(record, lambda offset, length: meta_file[offset : offset + length])
         self._stored = stored
         self._fds = [self._data(data_path), _memfd(header + bytes(bitmap_size)), _memfd(meta_file)]
         self.data_fd, chunk_map_fd, meta_fd = self._fds
@@ -103,6 +118,13 @@ class Cache:
         self.blob.close()
         for fd in self._fds:
             os.close(fd)
+
+
+def _table(record: BlobRecord, chunks: BootstrapChunks) -> bytes:
+    """The file of a v5 blob's records (rafs/chunk_table.py), here of one image that has them all."""
+    assert len(chunks.records) == record.chunk_count * CHUNK_RECORD.size
+    header = CI_HEADER.pack(magic=CHUNK_TABLE_MAGIC, entries=record.chunk_count, magic2=CHUNK_TABLE_MAGIC)
+    return chunks.records.ljust(-(-len(chunks.records) // 4096) * 4096, b"\0") + header
 
 
 def _memfd(content: bytes) -> int:
@@ -151,9 +173,11 @@ class Rig:
         self.image = Image(image.bootstrap)
         self.caches = []
         for index in range(self.image.blob_count):
-            record = BlobRecord.parse(self.image.blob_record(index))
+            record = self.image.blob(index)
             stored = (image.blob_dir / record.blob_id).read_bytes()
-            self.caches.append(Cache(self.store, record, stored, data_path))
+            told = self.image.bootstrap_chunks(index)
+            chunks = told if isinstance(told, BootstrapChunks) else None
+            self.caches.append(Cache(self.store, record, stored, data_path, chunks))
         if warm:
             for cache in self.caches:
                 cache.fill()

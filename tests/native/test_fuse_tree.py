@@ -24,9 +24,12 @@ DTYPES |= {stat.S_IFIFO: 1, stat.S_IFSOCK: 12}
 STATX_OUT = struct.Struct("<QII16x IIQIIIHHQQQQ" + "qIi" * 4 + "IIII112x")
 
 
-@pytest.fixture(scope="module")
-def rig(nasty: BuiltImage) -> Iterator[Rig]:
-    with Rig(nasty) as rig:
+@pytest.fixture(scope="module", params=[6, 5])
+def rig(
+    nasty: BuiltImage, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Rig]:
+    with Rig(nasty if request.param == 6 else nasty.as_v5(tmp_path_factory.mktemp("v5"))) as rig:
+        assert rig.image.version == request.param
         yield rig
 
 

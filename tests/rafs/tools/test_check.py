@@ -117,6 +117,28 @@ def test_digests_of_v5(upstream: Built, tmp_path: Path) -> None:
     assert len(faults) == 2  # it, and its directory
 
 
+@pytest.mark.parametrize("fs_version", [5, 6])
+def test_each_byte_of_a_blob_counts(tmp_path: Path, fs_version: int) -> None:
+    """But the reserved ones of its tables, which say nothing."""
+    source, blobs = tmp_path / "source", tmp_path / "blobs"
+    source.mkdir()
+    for number in range(20):
+        (source / str(number)).write_bytes(random.Random(number).randbytes(number * 100))
+    build_image(source, tmp_path / "boot", blobs, BuildOptions(chunk_size=4096, fs_version=fs_version))
+    (blob,) = blobs.iterdir()
+    good = blob.read_bytes()
+    chosen = random.Random(2)
+    assert checked(tmp_path / "boot", blobs).is_sound
+    for at in [0, len(good) - 1, *(chosen.randrange(len(good)) for _ in range(150))]:
+        content = bytearray(good)
+        content[at] ^= 1 << chosen.randrange(8)
+        blob.write_bytes(content)
+        assert not checked(tmp_path / "boot", blobs).is_sound, at
+    for length in (0, 1, len(good) // 2, len(good) - 1):
+        blob.write_bytes(good[:length])
+        assert not checked(tmp_path / "boot", blobs).is_sound
+
+
 SMALL = {"a": b"a" * 9000, "dir/b": b"b", "dir/c": bytes(range(256)) * 40}
 
 
