@@ -24,6 +24,15 @@ def seconds(text: str) -> float | None:
     return value
 
 
+def address(text: str) -> tuple[str, int]:
+    """HOST:PORT, the host in brackets if it has colons; raises ArgumentTypeError."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return host, int(port)
+
+
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the sub-command; `args.run(args)` serves and returns the exit status."""
     parser = subparsers.add_parser(
@@ -58,6 +67,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="end when no daemon has been connected for so many seconds, or 'never'",
     )
     parser.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        type=address,
+        help="serve figures for Prometheus there, at /metrics: what was fetched, for whom, and what failed",
+    )
+    parser.add_argument(
         "--log-level", choices=("debug", "info", "warn", "error"), default="info", help="what to log"
     )
     parser.add_argument(
@@ -84,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
             idle_timeout_s=arguments.idle_timeout,
             log_level=arguments.log_level,
             log_to_cache=arguments.log_to_cache,
+            metrics=arguments.metrics,
             sandbox=sandbox,
         )
     )

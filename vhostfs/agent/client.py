@@ -82,7 +82,7 @@ class AgentLink:
         self._exchange: Exchange | None = None
         self._ready = asyncio.Event()
         self._trouble = "there is none yet"
-        self._figures = Figures(0, {}, {}, BackendFigures.of(BackendStatistics()), PrefetchStatistics())
+        self._figures = Figures(0, {}, {}, {}, BackendFigures.of(BackendStatistics()), PrefetchStatistics())
         self._keeping = asyncio.get_running_loop().create_task(self._keep())
 
     async def open_blob(self, spec: BlobSpec) -> LinkedBlob:

@@ -8,12 +8,16 @@ import socket
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from vhostfs.agent.place import LOG, AgentPlace, connect
+from vhostfs.agent.scrape import metrics_routes
 from vhostfs.agent.server import Agent
+from vhostfs.api.http import HttpServer
+from vhostfs.api.routes import answer
 from vhostfs.nydusd import logs
 from vhostfs.runtime import StartError, serve_until_signal
 from vhostfs.sandbox import apply_sandbox
@@ -34,6 +38,7 @@ class AgentOptions:
     """`within`: directories, one of which must hold the cache directory; none: anywhere is right.
 
     `idle_timeout_s` None: it never ends by itself. `log_to_cache`: log beside the socket, not on stderr.
+    `metrics`: the address (host, port) of an HTTP server for Prometheus.
     """
 
     cache_dir: Path
@@ -41,19 +46,30 @@ class AgentOptions:
     idle_timeout_s: float | None = None
     log_level: str = "info"
     log_to_cache: bool = False
+    metrics: tuple[str, int] | None = None
     sandbox: SandboxOptions = field(default_factory=SandboxOptions)
 
 
 class AgentDaemon:
     """The agent on its socket, as `serve_until_signal` wants it."""
 
-    def __init__(self, options: AgentOptions, place: AgentPlace, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        options: AgentOptions,
+        place: AgentPlace,
+        listener: socket.socket,
+        metrics_listener: socket.socket | None = None,
+    ) -> None:
         self._agent = Agent(options.cache_dir, idle_timeout_s=options.idle_timeout_s)
         self._place = place
         self._listener = listener
+        self._metrics_listener = metrics_listener
+        self._metrics = HttpServer(partial(answer, metrics_routes(self._agent)))
 
     async def __aenter__(self) -> Self:
         await self._agent.__aenter__()
+        if self._metrics_listener is not None:
+            await self._metrics.start_on(self._metrics_listener)
         self._agent.serve(self._listener)
         return self
 
@@ -61,6 +77,7 @@ class AgentDaemon:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._listener.close()
+        await self._metrics.close()
         await self._agent.__aexit__(kind, error, trace)
         self._place.close()
 
@@ -82,11 +99,14 @@ def run(options: AgentOptions) -> int:
         file = place.folder / LOG if options.log_to_cache else None
         logs.install(options.log_level, file, LOG_ROTATION_MIB)
         listener = inherited_listener() or place.listen()
+        metrics = _listen(*options.metrics) if options.metrics else None
         apply_sandbox(agent_policy(options.cache_dir, options.sandbox))
         import uvloop
 
         log.info("fetching for %s", options.cache_dir)
-        daemon = AgentDaemon(options, place, listener)
+        if metrics is not None:
+            log.info("metrics on port %d", metrics.getsockname()[1])
+        daemon = AgentDaemon(options, place, listener, metrics)
         serve_until_signal(lambda: daemon, loop_factory=uvloop.new_event_loop, late_status=0)
     except (StartError, SandboxError) as error:
         return _refuse(str(error))
@@ -100,6 +120,13 @@ def _refuse(reason: str) -> int:
     log.error("%s", reason)
     print(f"vhostfs agent: {reason}", file=sys.stderr, flush=True)
     return 1
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise StartError(f"--metrics {host}:{port}: {error.strerror or error}") from error
 
 
 def _check_within(options: AgentOptions) -> None:

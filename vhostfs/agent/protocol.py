@@ -204,12 +204,13 @@ class BackendFigures(Struct, frozen=True):
 
 
 class Figures(Message, frozen=True, tag="figures"):
-    """`fetch`, `cache`: BlobStore's and Governor's statistics, of the whole agent. `backend`: of the back-end
-    of the first blob."""
+    """`fetch`, `cache`, `http`: BlobStore's and Governor's statistics and HttpPool's counters, of the whole
+    agent. `backend`: of the back-end of the first blob."""
 
     call: int
     fetch: dict[str, int]
     cache: dict[str, int]
+    http: dict[str, int]
     backend: BackendFigures
     prefetch: PrefetchStatistics
 

@@ -55,7 +55,7 @@ class Agent:
         make: Callable[[Backend], BlobBackend] | None = None,
         limits: FetchLimits | None = None,
     ) -> None:
-        self._cache_dir = cache_dir
+        self.cache_dir = cache_dir
         self._idle_timeout_s = idle_timeout_s
         self._make = make
         self._limits = limits
@@ -73,7 +73,7 @@ class Agent:
         """Raises CacheError."""
         stack = self._stack
         try:
-            http = HttpPool()
+            self._http = http = HttpPool()
             stack.push_async_callback(http.close)
             self.sources = Sources(self._make or (lambda config: make_backend(config, http)))
             self.routes = Routes(self.sources)
@@ -81,7 +81,7 @@ class Agent:
             stack.callback(self._chunks.close)
             self._resources = FetchResources(self._limits)
             stack.callback(self._resources.close)
-            self._directory = CacheDir(self._cache_dir)
+            self._directory = CacheDir(self.cache_dir)
             stack.callback(self._directory.leave)
             stack.push_async_callback(self._close_store)
             stack.push_async_callback(self._hang_up)
@@ -221,4 +221,4 @@ class Agent:
         """The answer to AskFigures."""
         fetch = {} if self._store is None else self._store.statistics()
         cache = {} if self._store is None else self._directory.governor.statistics()
-        return Figures(call, fetch, cache, BackendFigures.of(backend), prefetch)
+        return Figures(call, fetch, cache, dict(self._http.counters), BackendFigures.of(backend), prefetch)

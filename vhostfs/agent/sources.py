@@ -23,7 +23,7 @@ import msgspec
 from rafs.backend import BlobBackend
 from rafs.backend.config import Backend, decode_backend
 from rafs.errors import BackendConfigError, BlobUnavailable, RafsError
-from rafs.metered import MeteredBackend
+from rafs.metered import BackendStatistics, MeteredBackend
 from vhostfs.nydusd.config_paths import backend_files
 from virtqueue.fd import Fd
 
@@ -101,6 +101,11 @@ class Sources:
         finally:
             for fd in files.values():
                 fd.close()
+
+    def figures(self) -> Iterator[tuple[bytes, BackendStatistics]]:
+        """What each has counted: (`encode_backend` of its configuration, ...)."""
+        for source in self._all.values():
+            yield source.config, source.backend.statistics
 
     def _new(self, key: bytes, config: bytes, files: Mapping[str, Fd], settings: Mapping[str, str]) -> Source:
         try:

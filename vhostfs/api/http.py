@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import cast
@@ -123,7 +124,7 @@ class _Connection(asyncio.Protocol):
             self._go_on()
 
     def _send(self, answer: Answer, *, close: bool) -> None:
-        headers = [("Server", "Nydus API"), ("Content-Type", "application/json")]
+        headers = [("Server", "Nydus API"), ("Content-Type", answer.kind)]
         if answer.status != 204:  # RFC 9110, 8.6
             headers.append(("Content-Length", str(len(answer.body or b""))))
         if close:
@@ -164,6 +165,10 @@ class HttpServer:
             lambda: _Connection(self), sock=listener.sock, backlog=BACKLOG, start_serving=False
         )
         await self._listening.start_serving()
+
+    async def start_on(self, sock: socket.socket) -> None:
+        """The same for a TCP socket that listens."""
+        self._listening = await asyncio.get_running_loop().create_server(lambda: _Connection(self), sock=sock)
 
     async def close(self) -> None:
         """Take no more connections; send the answers that are being made; close."""

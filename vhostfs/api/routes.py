@@ -32,13 +32,21 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """`body` is JSON, or None for an answer without one."""
+    """`body` is of the media type `kind`, or None for an answer without one."""
 
     status: int
     body: bytes | None
+    kind: str = "application/json"
 
 
-#: a value for a 200 with it as JSON, None for a 204
+class Document(NamedTuple):
+    """What is answered as it is, where it is no JSON."""
+
+    body: bytes
+    kind: str
+
+
+#: a value for a 200 with it as JSON or a Document, None for a 204
 Handler = Callable[[Request], Awaitable[Any]]
 
 
@@ -78,6 +86,8 @@ async def answer(routes: Routes, method: str, target: str, body: bytes) -> Answe
     except Exception:
         log.exception("%s: internal error", method)
         return error_answer(500, "internal error")
+    if isinstance(value, Document):
+        return Answer(200, value.body, value.kind)
     return Answer(204, None) if value is None else Answer(200, _encode(value))
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from vhostfs import sandbox
 from vhostfs.api import metrics
 from vhostfs.api.errors import ApiError
-from vhostfs.api.routes import Body, Request, Route, Routes, parse_object
+from vhostfs.api.routes import Body, Document, Request, Route, Routes, parse_object
 from vhostfs.api.state import Event, State, StateMachine, UnexpectedEvent
 from vhostfs.mounts import SETTINGS, Mount, MountError, MountRequest, Mounts
 from vhostfs.nydusd.errors import ConfigError
@@ -67,6 +67,7 @@ class Service:
                 "GET": Route(self.read_trace),
                 "DELETE": Route(self.end_trace),
             },
+            "/metrics": {"GET": Route(self.prometheus)},
             "/api/v1/metrics": {"GET": Route(self.metrics)},
             "/api/v1/metrics/files": {"GET": Route(self.metrics_files)},
             "/api/v1/metrics/pattern": {"GET": Route(self.metrics_pattern)},
@@ -184,6 +185,12 @@ class Service:
             what = "'id' must be given unless one image is mounted" if name is None else f"no image {name!r}"
             raise ApiError(404, f"NotFound: {what}")
         return mount
+
+    async def prometheus(self, request: Request) -> Document:
+        """All figures of all mounts, as Prometheus reads them; ours."""
+        from vhostfs.api.scrape import scrape  # heavy
+
+        return Document(*await scrape(self._mounts))
 
     async def metrics(self, request: Request) -> dict[str, Any]:
         mount = self._image(request)

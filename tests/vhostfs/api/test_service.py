@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from native.dataplane import ChunkStore, Device
 from tests.vhostfs.agent_here import AgentsHere
@@ -303,3 +304,26 @@ async def test_every_path_refuses_other_methods(image: BuiltImage, tmp_path: Pat
         for path, methods in api.service.routes.items():
             for method in {"GET", "PUT", "POST", "DELETE", "PATCH", "HEAD"} - set(methods):
                 assert (await api.call(method, path))[0] == 400, (method, path)
+
+
+async def test_prometheus(image: BuiltImage, tmp_path: Path) -> None:
+    """Two images of one back-end and cache: what they share is told once."""
+    async with running(tmp_path, image) as api:
+        await api.mount("/a", api.rafs())
+        await api.mount("/b", api.rafs("16"))
+        answered = await answer(api.service.routes, "GET", "/metrics", b"")
+        assert answered.status == 200 and answered.kind.startswith("text/plain; version=")
+        assert answered.body is not None
+        found = {}
+        for family in text_string_to_metric_families(answered.body.decode()):
+            for sample in family.samples:
+                key = (sample.name, *sorted(sample.labels.values()))
+                assert key not in found
+                found[key] = sample.value
+        place = str(image.blob_dir)
+        assert found["vhostfs_backend_reads_total", place, "localfs"] > 0
+        assert found["vhostfs_backend_read_bytes_total", place, "localfs"] > 0
+        assert found["vhostfs_open_blobs", str(tmp_path / "cache")] == 1
+        for mountpoint in ("/a", "/b"):
+            assert found["vhostfs_mount_chunks", mountpoint] > 16
+        assert found[("vhostfs_http_requests_total",)] == 0
