@@ -63,6 +63,7 @@ class Health:
         self._failures = 0
         self._last_use = clock()
         self._next_trial = float("-inf")
+        self._is_on_trial = False
         self._pinging: asyncio.Task[None] | None = None
         self.is_well = True
 
@@ -78,14 +79,18 @@ class Health:
         if now < self._next_trial:
             return False
         self._next_trial = now + self._interval_s
+        self._is_on_trial = True
         return True
 
     def succeeded(self) -> None:
-        self._failures = 0
-        self._set(True, "a request succeeded")
+        """A request was answered well. One that began before it was left out does not bring it back."""
+        if self.is_well or self._is_on_trial:
+            self._failures = 0
+            self._set(True, "a request succeeded")
 
     def failed(self, reason: str) -> None:
         self._failures += 1
+        self._is_on_trial = False
         if self._failures >= self._failure_limit:
             if self.is_well:
                 self._next_trial = self._clock() + self._interval_s
@@ -107,6 +112,7 @@ class Health:
     def _set(self, is_well: bool, why: str) -> None:
         if is_well != self.is_well:
             self.is_well = is_well
+            self._is_on_trial = False
             log.warning("%s is %s: %s", self._name, "used again" if is_well else "left out", why)
 
 

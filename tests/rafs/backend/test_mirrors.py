@@ -107,6 +107,8 @@ async def test_one_without_a_ping_is_left_out_and_tried_now_and_then(
         assert await setting.ask() == "source"
     assert a.asked == 2
     assert caplog.messages == ["mirror a is left out: no connection"]
+    health.succeeded()  # a request that began before
+    assert not health.is_well
     clock.now = 11
     for _ in range(5):
         assert await setting.ask() == "source"
