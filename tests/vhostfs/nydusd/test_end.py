@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,8 +13,13 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
+from tests.fakes.accounts import REPOSITORY
+from tests.fakes.in_thread import in_thread
+from tests.fakes.registry import FakeRegistry
 from tests.native.host_mounts import hanging
+from tests.native.rig import until
 from tests.vhostfs.conftest import BuiltImage
 from tests.vhostfs.nydusd.daemon_process import (
     NYDUSD,
@@ -88,6 +94,36 @@ def test_with_reads_under_way_and_clients_that_say_nothing(image: BuiltImage, tm
             for offset in range(0, 1 << 20, 1 << 16):
                 guest.fuse.submit_read(big.nodeid, offset, 4096)
             connections.open_idle(nydusd, 20)
+            check_end(nydusd)
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_while_a_registry_does_not_send_data(image: BuiltImage, tmp_path: Path, prefetch: bool) -> None:
+    """It sent what a mount needs, from the end of the blob; chunks are waited for."""
+    registry = FakeRegistry({blob.name: blob.read_bytes() for blob in image.blob_dir.iterdir()})
+    waiting: list[str] = []
+
+    async def hold_data(request: web.Request) -> None:
+        if request.headers.get("Range", "").startswith("bytes=0-"):
+            waiting.append(request.path)
+            await asyncio.Event().wait()
+
+    registry.answer = hold_data
+    with in_thread(registry), running(tmp_path, image) as nydusd:
+        backend = {
+            "type": "registry",
+            "config": {"scheme": "http", "host": registry.host, "repo": REPOSITORY},
+        }
+        config = json.loads(snapshotter_config(image.blob_dir, tmp_path / "cache", prefetch=prefetch))
+        config["device"]["backend"] = backend
+        rafs = {"fs_type": "rafs", "source": str(image.bootstrap), "config": json.dumps(config)}
+        assert nydusd.call("POST", "/api/v1/mount?mountpoint=/rafs/a/lowerdir", rafs) == (204, None)
+        with closing(Guest(str(nydusd.sock))) as guest:
+            if not prefetch:
+                big = guest.fuse.walk(b"/rafs/a/lowerdir/big")
+                for offset in range(0, 1 << 20, 1 << 16):
+                    guest.fuse.submit_read(big.nodeid, offset, 4096)
+            until(lambda: bool(waiting))
             check_end(nydusd)
 
 
