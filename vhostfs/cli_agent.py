@@ -9,6 +9,7 @@ from pathlib import Path
 from vhostfs.defaults import DEFAULT_IDLE_TIMEOUT_S, default_cache_dir
 from vhostfs.sandbox_options import SandboxOptions, check_parts
 from vhostfs.sandbox_options import add_arguments as add_sandbox_arguments
+from vhostfs.sizes import parse_size
 
 
 def seconds(text: str) -> float | None:
@@ -21,6 +22,17 @@ def seconds(text: str) -> float | None:
         value = -1.0
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, nor 'never'")
+    return value
+
+
+def rate(text: str) -> float:
+    """A number that is not negative; raises ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
     return value
 
 
@@ -67,6 +79,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="end when no daemon has been connected for so many seconds, or 'never'",
     )
     parser.add_argument(
+        "--host-requests",
+        metavar="N",
+        type=rate,
+        default=0,
+        help="ask one registry or other server for at most so much in a second; 0: no limit",
+    )
+    parser.add_argument(
+        "--host-bandwidth",
+        metavar="SIZE",
+        type=parse_size,
+        default="0",
+        help="read at most so many bytes a second from one server, such as 50MiB; 0: no limit",
+    )
+    parser.add_argument(
         "--metrics",
         metavar="HOST:PORT",
         type=address,
@@ -100,6 +126,8 @@ def run(arguments: argparse.Namespace) -> int:
             log_level=arguments.log_level,
             log_to_cache=arguments.log_to_cache,
             metrics=arguments.metrics,
+            host_requests_per_s=arguments.host_requests,
+            host_bytes_per_s=arguments.host_bandwidth,
             sandbox=sandbox,
         )
     )

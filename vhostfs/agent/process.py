@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from rafs.backend.rate import RateLimit
 from vhostfs.agent.place import LOG, AgentPlace, connect
 from vhostfs.agent.scrape import metrics_routes
 from vhostfs.agent.server import Agent
@@ -38,7 +39,8 @@ class AgentOptions:
     """`within`: directories, one of which must hold the cache directory; none: anywhere is right.
 
     `idle_timeout_s` None: it never ends by itself. `log_to_cache`: log beside the socket, not on stderr.
-    `metrics`: the address (host, port) of an HTTP server for Prometheus.
+    `metrics`: the address (host, port) of an HTTP server for Prometheus. `host_...`: what each server may be
+    asked for by HTTP in a second; 0: no limit.
     """
 
     cache_dir: Path
@@ -47,6 +49,8 @@ class AgentOptions:
     log_level: str = "info"
     log_to_cache: bool = False
     metrics: tuple[str, int] | None = None
+    host_requests_per_s: float = 0
+    host_bytes_per_s: float = 0
     sandbox: SandboxOptions = field(default_factory=SandboxOptions)
 
 
@@ -60,7 +64,8 @@ class AgentDaemon:
         listener: socket.socket,
         metrics_listener: socket.socket | None = None,
     ) -> None:
-        self._agent = Agent(options.cache_dir, idle_timeout_s=options.idle_timeout_s)
+        rate = RateLimit(options.host_requests_per_s, options.host_bytes_per_s)
+        self._agent = Agent(options.cache_dir, idle_timeout_s=options.idle_timeout_s, rate=rate)
         self._place = place
         self._listener = listener
         self._metrics_listener = metrics_listener

@@ -15,6 +15,7 @@ from rafs.backend import BlobBackend
 from rafs.backend.config import Backend
 from rafs.backend.http import HttpPool
 from rafs.backend.make import make_backend
+from rafs.backend.rate import RateLimit
 from rafs.blob_record import BlobRecord
 from rafs.blob_store import BlobStore
 from rafs.cache_dir import CacheDir
@@ -44,7 +45,7 @@ class Agent:
     """`async with` makes it ready, `serve` accepts workers, `run` returns when it was idle, or at `stop`.
 
     `idle_timeout_s`: how long it goes on without a worker; None: for ever. `make` makes back-ends; the
-    default is `rafs.backend.make`.
+    default is `rafs.backend.make`. `rate` bounds what each server is asked for.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class Agent:
         idle_timeout_s: float | None = None,
         make: Callable[[Backend], BlobBackend] | None = None,
         limits: FetchLimits | None = None,
+        rate: RateLimit | None = None,
     ) -> None:
         self.cache_dir = cache_dir
         self._idle_timeout_s = idle_timeout_s
         self._make = make
         self._limits = limits
+        self._rate = rate
         self._stack = AsyncExitStack()
         self._stopping = asyncio.Event()
         self._sessions: set[Session] = set()
@@ -73,7 +76,7 @@ class Agent:
         """Raises CacheError."""
         stack = self._stack
         try:
-            self._http = http = HttpPool()
+            self._http = http = HttpPool(self._rate)
             stack.push_async_callback(http.close)
             self.sources = Sources(self._make or (lambda config: make_backend(config, http)))
             self.routes = Routes(self.sources)

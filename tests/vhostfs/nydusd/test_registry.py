@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -37,6 +39,26 @@ def registry_config(registry: DockerRegistry, work_dir: Path, auth: str) -> str:
         },
     }
     return json.dumps(config)
+
+
+def test_the_agent_keeps_to_the_rate_that_it_was_given(
+    image: BuiltImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = os.environ["VHOSTFS_AGENT_OPTIONS"]
+    monkeypatch.setenv("VHOSTFS_AGENT_OPTIONS", f"{options} --host-bandwidth 512KiB --host-requests 1000")
+    (blob,) = image.blob_dir.iterdir()
+    words = ["virtiofs", "--log-level", "info", "--apisock", "api", "--sock", "vu"]
+    with docker_registry_at(tmp_path / "registry") as registry, started(tmp_path, words) as nydusd:
+        registry.push_blob(REPOSITORY, blob.read_bytes())
+        wait_go(nydusd)
+        config = registry_config(registry, tmp_path / "cache", "")
+        body = {"fs_type": "rafs", "source": str(image.bootstrap), "config": config}
+        assert nydusd.call("POST", f"/api/v1/mount?mountpoint={MOUNTPOINT}", body) == (204, None)
+        began = time.monotonic()
+        with closing(Guest(str(nydusd.sock))) as guest:
+            assert guest.read(f"{MOUNTPOINT}/big".encode()) == (image.source / "big").read_bytes()
+        # from below: half of it was saved up, and the last request goes on credit
+        assert time.monotonic() - began >= 0.5
 
 
 def test_logins_at_mount_and_while_the_image_is_used(image: BuiltImage, tmp_path: Path) -> None:
