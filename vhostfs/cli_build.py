@@ -63,6 +63,13 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_packing_options(parser)
     parser.add_argument(
+        "--chunk-dict",
+        metavar="FILE",
+        type=_chunk_dict,
+        help="a bootstrap; chunks that its blobs have are referred to and not stored again "
+        "(nydus-image's form bootstrap=FILE is taken too)",
+    )
+    parser.add_argument(
         "--whiteout-spec",
         choices=["oci", "overlayfs", "none"],
         help="which entries say that something of the layers below is removed; they are no part of the "
@@ -101,13 +108,6 @@ def add_packing_options(parser: argparse.ArgumentParser) -> None:
         "--fs-version", type=int, choices=[5, 6], default=6, help="RAFS version (default: %(default)s)"
     )
     parser.add_argument("--jobs", metavar="N", type=int, help="threads (default: one a core)")
-    parser.add_argument(
-        "--chunk-dict",
-        metavar="FILE",
-        type=_chunk_dict,
-        help="a bootstrap; chunks that its blobs have are referred to and not stored again "
-        "(nydus-image's form bootstrap=FILE is taken too)",
-    )
 
 
 def add_prefetch_options(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,8 @@ import asyncio
 import signal
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhostfs.cli_build import add_packing_options, read_prefetch_list
@@ -40,6 +42,12 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_packing_options(parser)
     parser.add_argument(
+        "--chunk-dict",
+        metavar="IMAGE|bootstrap=FILE",
+        help="a RAFS image, or the bootstrap of one; chunks that its blobs have are referred to and not "
+        "stored again. Its blobs become layers of DST, which must have them or be able to take them over",
+    )
+    parser.add_argument(
         "--prefetch-files",
         metavar="FILE",
         help="a list of absolute paths in the image, one a line, - for stdin: readers are told to fetch them "
@@ -65,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
                 args.digester,
                 args.chunk_size,
                 args.jobs,
-                chunk_dict=args.chunk_dict,
+                chunk_dict=_dictionary_file(args.chunk_dict),
                 fs_version=args.fs_version,
             ),
             prefetch=read_prefetch_list(args.prefetch_files),
@@ -95,8 +103,19 @@ async def _convert(
 ) -> ConvertResult:
     from rafs.convert import convert_image
 
-    async with opened_places(args, args.source, args.target) as (source, target):
-        return await convert_image(source, target, options, progress)
+    names = [args.source, args.target]
+    if args.chunk_dict and options.build.chunk_dict is None:
+        names.append(args.chunk_dict)
+    async with opened_places(args, *names) as (source, target, *dictionary):
+        chosen = replace(options, dictionary=dictionary[0]) if dictionary else options
+        return await convert_image(source, target, chosen, progress)
+
+
+def _dictionary_file(text: str | None) -> Path | None:
+    """The bootstrap that is meant; None when it is an image."""
+    if text is None or not (text.startswith("bootstrap=") or Path(text).is_file()):
+        return None
+    return Path(text.removeprefix("bootstrap="))
 
 
 def summarize(target: str, result: ConvertResult, seconds: float) -> str:

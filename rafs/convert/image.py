@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rafs.build import MergeResult, merge_bootstraps
 from rafs.build.errors import BuildError
 from rafs.convert.bootstrap_layer import pack_bootstrap_layer
+from rafs.convert.dictionary import fetch_dictionary
 from rafs.convert.document import (
     ARTIFACT_TYPE,
     OS_FEATURE,
@@ -74,8 +75,19 @@ async def convert_image(
 ) -> ConvertResult:
     """Convert the image that `source` names for `target`. Raises BuildError, BlobUnavailable."""
     options.build.validate()
-    conversion = _Conversion(source, target, options, progress or NoProgress())
-    return await conversion.run()
+    _make(options.work_dir)
+    with tempfile.TemporaryDirectory(dir=options.work_dir, prefix="dictionary-") as folder:
+        if options.dictionary is not None:
+            bootstrap = await fetch_dictionary(options.dictionary, Path(folder))
+            options = replace(options, build=replace(options.build, chunk_dict=bootstrap))
+        return await _Conversion(source, target, options, progress or NoProgress()).run()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"cannot use the working directory: {error.filename!r}: {error.strerror}") from error
 
 
 class _Conversion:
@@ -159,8 +171,9 @@ class _Conversion:
             )
             await self._target.put_blob(boot, path, _no_report)
         shared, own, has_blob = _used_blobs(layers, merged)
+        homes = [self._options.dictionary.home] if self._options.dictionary else []
         for blob in shared:
-            if not await self._target.has_blob(blob.digest):
+            if not await self._target.take_blob(blob, homes):
                 raise BuildError(
                     f"the chunk dictionary refers to blob {blob.digest}, which is not where the image goes; "
                     "push the dictionary's image there first"

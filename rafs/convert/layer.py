@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -149,7 +150,12 @@ class LayerConverter:
     async def _build(self, layer: Descriptor, path: Path, folder: Path) -> _Record:
         self._progress.begin(layer.digest, "convert", layer.size)
         loop = asyncio.get_running_loop()
-        result = await asyncio.to_thread(self._build_now, layer, path, folder, loop)
+        is_cancelled = threading.Event()
+        try:
+            result = await asyncio.to_thread(self._build_now, layer, path, folder, loop, is_cancelled)
+        except asyncio.CancelledError:
+            is_cancelled.set()
+            raise
         blob = result.blob
         record = _Record(
             blob.blob_id if blob else None, blob.size if blob else 0, warnings=list(result.warnings)
@@ -158,7 +164,12 @@ class LayerConverter:
         return record
 
     def _build_now(
-        self, layer: Descriptor, path: Path, folder: Path, loop: asyncio.AbstractEventLoop
+        self,
+        layer: Descriptor,
+        path: Path,
+        folder: Path,
+        loop: asyncio.AbstractEventLoop,
+        is_cancelled: threading.Event,
     ) -> BuildResult:
         with path.open("rb") as file:
             read_to = 0
@@ -169,6 +180,8 @@ class LayerConverter:
 
                 def packed(reporter, done: int, total: int | None) -> None:
                     nonlocal read_to
+                    if is_cancelled.is_set():
+                        raise BuildError("the conversion was ended")
                     at = file.tell()
                     loop.call_soon_threadsafe(self._progress.advance, layer.digest, at - read_to)
                     read_to = at

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rafs.build import BuildOptions
 from rafs.oci.image import Platform
+from rafs.oci.place import Place
 
 
 class KeepOci(enum.Enum):
@@ -26,12 +27,14 @@ class KeepOci(enum.Enum):
 class ConvertOptions:
     """`build` says how layers are built; its whiteouts, parent and prefetch list do not matter.
 
-    `prefetch` are paths in the image. No `platforms`: all for Linux that the image has. `layers_at_once` are
-    converted at the same time.
+    `dictionary` is a RAFS image whose chunks are referred to, in place of `build.chunk_dict`; the target must
+    be able to take its blobs over. `prefetch` are paths in the image. No `platforms`: all for Linux that the
+    image has. `layers_at_once` are converted at the same time.
     """
 
     work_dir: Path
     build: BuildOptions
+    dictionary: Place | None = None
     prefetch: tuple[bytes, ...] = ()
     platforms: tuple[Platform, ...] = ()
     keep_oci: KeepOci = KeepOci.NONE

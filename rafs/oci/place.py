@@ -17,7 +17,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from rafs.backend.http import HttpOptions, HttpPool
 from rafs.errors import BlobCorrupt, BuildError
-from rafs.oci.descriptor import Descriptor
+from rafs.oci.descriptor import MAX_DOCUMENT, Descriptor, InvalidImage
 from rafs.oci.image import media_type_of
 from rafs.oci.layout import Layout
 from rafs.registry.client import RegistryClient
@@ -194,6 +194,8 @@ class RegistryPlace:
     async def read(self, descriptor: Descriptor) -> bytes:
         if descriptor.media_type.endswith(("manifest.v1+json", "index.v1+json", "v2+json")):
             return (await self._client.get_manifest(descriptor.digest)).content
+        if descriptor.size > MAX_DOCUMENT:
+            raise InvalidImage(f"{self._reference}: {descriptor.digest} has more than {MAX_DOCUMENT} bytes")
         parts = [part async for part in self._client.blobs.stream(descriptor.digest, descriptor.size)]
         return b"".join(parts)
 

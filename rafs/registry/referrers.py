@@ -17,7 +17,9 @@ from rafs.backend.http import HttpFailure
 from rafs.backend.mirrors import Route
 from rafs.errors import BlobCorrupt, BlobNotFound
 from rafs.oci.descriptor import (
+    DOCKER_CONFIG,
     MAX_DOCUMENT,
+    OCI_CONFIG,
     OCI_EMPTY,
     OCI_INDEX,
     OCI_MANIFEST,
@@ -33,6 +35,8 @@ MAX_REFERRERS = 10_000
 #: two who push at the same time overwrite each other's index; the loser sees it and does it again
 _FALLBACK_ROUNDS = 5
 _EMPTY = b"{}"
+#: what stands for the artifact type of a manifest that is an image
+_IMAGE_CONFIGS = (OCI_CONFIG, DOCKER_CONFIG)
 _locks: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
 
 
@@ -155,10 +159,13 @@ async def _write_fallback(pusher: Pusher, subject: str, referrer: Descriptor) ->
         known = await _read_fallback(pusher.client, subject)
         if any(one.digest == referrer.digest for one in known):
             return
+        # images first: nydus-snapshotter looks at the first referrer only
+        is_image = referrer.more.get("artifactType") in _IMAGE_CONFIGS
+        listed = [referrer, *known] if is_image else [*known, referrer]
         index = {
             "schemaVersion": 2,
             "mediaType": OCI_INDEX,
-            "manifests": [one.document() for one in (*known, referrer)],
+            "manifests": [one.document() for one in listed],
         }
         await pusher.push_manifest(pack_document(index), OCI_INDEX, fallback_tag(subject))
     if all(one.digest != referrer.digest for one in await _read_fallback(pusher.client, subject)):

@@ -2,90 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import json
 import stat
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import rafs
-from rafs.backend.http import HttpOptions, HttpPool
 from rafs.build import BuildOptions
-from rafs.convert import ConvertOptions, ConvertResult, KeepOci, convert_image
+from rafs.convert import ConvertOptions, KeepOci, convert_image
 from rafs.errors import BuildError
 from rafs.image import Image
 from rafs.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
 from rafs.oci.image import Platform
 from rafs.oci.layout import Layout
-from rafs.oci.place import Place, RegistryPlace, open_place
+from rafs.oci.place import Place, RegistryPlace
 from rafs.registry.referrers import list_referrers
-from tests.fakes.converted import check_manifest, tree_of
+from tests.fakes.conversion import Recorder, check_tree, convert, fetch_all, fetch_from, places, served
+from tests.fakes.converted import check_manifest
 from tests.fakes.oci_image import EXPECTED, LAYERS, add_image, add_index, for_platform
-from tests.fakes.registries import docker_registry_at
 from tests.fakes.served_registry import registry_served
 from tests.tars import Member
-
-LZ4 = 1
-HTTP = HttpOptions(connect_timeout_s=5, timeout_s=20)
-
-
-class Recorder:
-    """A Progress that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[str, str]] = []
-        self.outcomes: dict[str, str] = {}
-        self.sizes: dict[tuple[str, str], int] = {}
-        self._step: dict[str, str] = {}
-
-    def begin(self, layer: str, step: str, size: int) -> None:
-        self.steps.append((layer, step))
-        self._step[layer] = step
-        self.sizes[layer, step] = 0
-
-    def advance(self, layer: str, size: int) -> None:
-        self.sizes[layer, self._step[layer]] += size
-
-    def end(self, layer: str, outcome: str) -> None:
-        self.outcomes[layer] = outcome
-
-    def say(self, text: str) -> None:
-        pass
-
-
-@asynccontextmanager
-async def places(*names: str) -> AsyncIterator[list[Place]]:
-    pool = HttpPool()
-    opened = [open_place(name, pool, options=HTTP) for name in names]
-    try:
-        yield opened
-    finally:
-        for place in opened:
-            place.close()
-        await pool.close()
-
-
-async def convert(source: str, target: str, work: Path, **options: Any) -> tuple[ConvertResult, Recorder]:
-    recorder = Recorder()
-    build = options.pop("build", BuildOptions(chunk_size=4096, jobs=2))
-    async with places(source, target) as (one, two):
-        result = await convert_image(one, two, ConvertOptions(work, build, **options), recorder)
-    return result, recorder
-
-
-@contextmanager
-def served(registry: str, folder: Path) -> Iterator[str]:
-    """One of the two registries; yield host and port."""
-    if registry == "ours":
-        with registry_served(folder) as host:
-            yield host
-    else:
-        with docker_registry_at(folder) as docker:
-            yield docker.host
 
 
 @pytest.fixture
@@ -93,16 +33,6 @@ def source(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path / "source")
     add_image(layout, LAYERS, tag="v1")
     return layout
-
-
-def check_tree(bootstrap: Path, blob_files: list[Path], expected: dict[str, bytes] = EXPECTED) -> None:
-    tree = tree_of(bootstrap, blob_files, LZ4)
-    files = {name.decode(): entry.sha256 for name, entry in tree.items() if entry.sha256}
-    assert files == {name: hashlib.sha256(data).hexdigest() for name, data in expected.items()}
-
-
-def fetch_from(layout: Layout):  # type: ignore[no-untyped-def]
-    return lambda digest: layout.blob_path(digest).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["oci", "docker"])
@@ -205,7 +135,7 @@ async def test_registry_to_registry(tmp_path: Path, source: Layout, registry: st
         result, _ = await convert(f"{host}/oci/web:1", f"docker://{host}/rafs/web:1", tmp_path / "work")
         async with places(f"{host}/rafs/web:1") as (place,):
             assert (await place.resolve()).digest == result.named.digest
-            content = await _fetch_all(place, result.named)
+            content = await fetch_all(place, result.named)
         boot, blob_files = check_manifest(content.__getitem__, result.named.digest, tmp_path / "got")
         check_tree(boot, blob_files)
         # to another repository of it, blobs are mounted and not converted again
@@ -223,15 +153,6 @@ async def _copy(source: Place, target: Place) -> None:
         path = await source.fetch(blob, Path("/nowhere"), lambda size: None)
         await target.put_blob(blob, path, lambda size: None)
     await target.put_manifest(top, content, is_named=True)
-
-
-async def _fetch_all(place: Place, manifest: Descriptor) -> dict[str, bytes]:
-    content = {manifest.digest: await place.read(manifest)}
-    document = json.loads(content[manifest.digest])
-    for raw in (document["config"], *document["layers"]):
-        blob = Descriptor.parse(raw, "blob")
-        content[blob.digest] = await place.read(blob)
-    return content
 
 
 async def test_an_index_of_several_platforms(tmp_path: Path) -> None:
@@ -302,7 +223,7 @@ async def test_as_referrer(tmp_path: Path, source: Layout, registry: str) -> Non
             assert top.digest == source.resolve("v1").digest == result.named.digest
             assert isinstance(place, RegistryPlace)
             (referrer,) = await list_referrers(place._client, top.digest)
-            content = await _fetch_all(place, Descriptor(OCI_MANIFEST, referrer.digest, referrer.size))
+            content = await fetch_all(place, Descriptor(OCI_MANIFEST, referrer.digest, referrer.size))
     assert json.loads(content[referrer.digest])["subject"] == {
         "mediaType": OCI_MANIFEST,
         "digest": top.digest,
@@ -327,6 +248,48 @@ async def test_a_dictionary_of_chunks(tmp_path: Path, source: Layout) -> None:
     check_tree(got, blob_files)
     with pytest.raises(BuildError, match="push the dictionary's image there first"):
         await convert(f"{source.folder}", f"{tmp_path}/elsewhere:t", tmp_path / "work", build=build)
+
+
+async def test_an_image_as_dictionary(tmp_path: Path, source: Layout) -> None:
+    """Its blob is taken over from its repository; what is no RAFS image is none."""
+    base = Layout(tmp_path / "base")
+    add_image(base, [LAYERS[0]], tag="v1")
+    with registry_served(tmp_path / "registry") as host:
+        first, _ = await convert(f"{base.folder}", f"{host}/base:1", tmp_path / "work")
+        async with places(f"{source.folder}", f"{host}/web:1", f"{host}/base:1", f"{base.folder}") as opened:
+            one, two, dictionary, plain = opened
+            options = ConvertOptions(tmp_path / "work", BuildOptions(chunk_size=4096), dictionary=dictionary)
+            result = await convert_image(one, two, options)
+            content = await fetch_all(two, result.named)
+            with pytest.raises(BuildError, match="is no RAFS image, so it cannot be a chunk dictionary"):
+                await convert_image(one, two, replace(options, dictionary=plain))
+    assert first.images[0].blobs[0] in result.images[0].blobs
+    got, blob_files = check_manifest(content.__getitem__, result.named.digest, tmp_path / "got")
+    check_tree(got, blob_files)
+
+
+async def test_ending_a_conversion_ends_its_work(tmp_path: Path) -> None:
+    """No thread goes on with a layer that nobody waits for."""
+    source = Layout(tmp_path / "source")
+    size = 256 << 20
+    add_image(source, [[Member("zeros", bytes(size))]], tag="v1", compression="none")
+    ends: list[asyncio.Task[Any]] = []
+
+    class Ender(Recorder):
+        def advance(self, layer: str, size: int) -> None:
+            super().advance(layer, size)
+            if self._step[layer] == "convert":
+                ends[0].cancel()
+
+    recorder = Ender()
+    async with places(f"{source.folder}", f"{tmp_path}/target:t") as (one, two):
+        options = ConvertOptions(tmp_path / "work", BuildOptions(jobs=1))
+        ends.append(asyncio.create_task(convert_image(one, two, options, recorder)))
+        with pytest.raises(asyncio.CancelledError):
+            await ends[0]
+        await asyncio.get_running_loop().shutdown_default_executor()
+    (read,) = (amount for (_, step), amount in recorder.sizes.items() if step == "convert")
+    assert 0 < read < size / 2
 
 
 async def test_prefetch_list(tmp_path: Path, source: Layout) -> None:
