@@ -18,8 +18,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "check",
         help="check that an image is sound",
-        description="Check the structure of an image, what its parts say of each other, and with --blob-dir "
-        "every chunk of its blobs. Names the first byte of what is wrong, and the file. "
+        description="Check the structure of an image, what its parts say of each other, and with its blobs "
+        "at hand every chunk of them. Names the first byte of what is wrong, and the file. "
         "Exit status: 0 sound, 1 not, 2 it could not be looked at.",
     )
     add_image_arguments(parser, needs_blobs=False)
@@ -39,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
     from rafs.tools.check import check_image
 
     with opened_image("check", args) as filesystem, byte_progress("checking") as progress:
-        report = check_image(filesystem, data=bool(args.blob_dir), limit=args.max_faults, progress=progress)
+        report = check_image(
+            filesystem, data=bool(args.blob_dir or args.config), limit=args.max_faults, progress=progress
+        )
     print(_as_json(report) if args.json else _as_text(args, report))
     return 0 if report.is_sound else FAULTY
 
@@ -64,11 +66,11 @@ def _as_text(args: argparse.Namespace, report: Report) -> str:
         lines.append(f"fault    and {report.fault_count - len(report.faults):,} more")
     lines += [f"warning  {warning}" for warning in report.warnings]
     looked = f"{counts.get('names', 0):,} names, {counts.get('inodes', 0):,} inodes"
-    if args.blob_dir:
+    if args.blob_dir or args.config:
         looked += f", {counts.get('verified_chunks', 0):,} chunks verified"
         if unverified := counts.get("unverified_chunks"):
             looked += f", {unverified:,} without a digest"
     else:
-        looked += "; no blobs (--blob-dir)"
+        looked += "; no blobs (--blob-dir, --config)"
     verdict = "sound" if report.is_sound else f"{report.fault_count:,} fault(s)"
     return "\n".join([*lines, f"{verdict}: {looked}"])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vhostfs.cli_image import add_image_arguments, byte_progress, opened_image
+from vhostfs.cli_image import FAILED, add_image_arguments, byte_progress, opened_image
 from vhostfs.sizes import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
     from rafs.tools.compact import CompactOptions, compact_image
 
     options = CompactOptions(args.min_used_ratio, args.min_blob_size)
-    blob_dir = args.output_blob_dir or args.blob_dir[0]
+    blob_dir = args.output_blob_dir or next(iter(args.blob_dir), None)
+    if blob_dir is None:
+        print("vhostfs compact: with --config, name a folder by --output-blob-dir", file=sys.stderr)
+        return FAILED
     with opened_image("compact", args) as filesystem, byte_progress("compacting") as progress:
         result = compact_image(
             filesystem, args.bootstrap, args.output, blob_dir, options, jobs=args.jobs, progress=progress

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rafs.backend.http import HttpPool
+    from rafs.backend.protocol import BlobBackend
     from rafs.filesystem import Filesystem
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -19,37 +21,77 @@ FAULTY, FAILED = 1, 2
 
 
 def add_image_arguments(parser: argparse.ArgumentParser, *, needs_blobs: bool) -> None:
-    """BOOTSTRAP and --blob-dir."""
+    """BOOTSTRAP, and --blob-dir or --config."""
     parser.add_argument("bootstrap", metavar="BOOTSTRAP", type=Path, help="metadata file of the image")
-    parser.add_argument(
+    blobs = parser.add_mutually_exclusive_group(required=needs_blobs)
+    blobs.add_argument(
         "--blob-dir",
         metavar="DIR",
         type=Path,
         action="append",
         default=[],
-        required=needs_blobs,
         help="directory of data blobs, named by their ids; may be given more than once",
+    )
+    blobs.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="a configuration as nydusd takes it: the blobs are read from its back-end (a registry, ...)",
     )
 
 
 @contextmanager
 def opened_image(command: str, args: argparse.Namespace) -> Iterator[Filesystem]:
     """The image of the arguments. What is wrong with it ends the program with a sentence on stderr."""
-    with opened_bootstrap(command, args.bootstrap, args.blob_dir) as filesystem:
+    with opened_bootstrap(command, args.bootstrap, args.blob_dir, config=args.config) as filesystem:
         yield filesystem
 
 
 @contextmanager
-def opened_bootstrap(command: str, bootstrap: Path, blob_dirs: Sequence[Path] = ()) -> Iterator[Filesystem]:
-    """An image, errors as of `opened_image`."""
+def opened_bootstrap(
+    command: str, bootstrap: Path, blob_dirs: Sequence[Path] = (), *, config: Path | None = None
+) -> Iterator[Filesystem]:
+    """An image, errors as of `opened_image`; its blobs come from `blob_dirs` or the back-end in `config`."""
     import rafs
     from rafs.errors import RafsError
+    from vhostfs.nydusd.errors import ConfigError
 
     try:
-        with rafs.open(bootstrap, blob_dirs) as filesystem:
+        with rafs.open(bootstrap, blob_dirs if config is None else configured_backend(config)) as filesystem:
             yield filesystem
+    except ConfigError as error:
+        print(f"vhostfs {command}: {config}: {error}", file=sys.stderr)
+        raise SystemExit(FAILED) from None
     except (RafsError, OSError) as error:
         fail(command, error)
+
+
+def configured_backend(path: Path) -> BlobBackend:
+    """The back-end that a configuration file describes. Raises OSError, ConfigError, BackendConfigError."""
+    from rafs.backend.http import HttpPool
+    from rafs.backend.make import make_backend
+    from vhostfs.nydusd.config_parse import parse_config
+    from vhostfs.nydusd.errors import ConfigError
+
+    config, _ = parse_config(path.read_bytes())
+    if config.backend is None:
+        raise ConfigError("it has no back-end")
+    pool = HttpPool()
+    return _WithPool(make_backend(config.backend, pool), pool)
+
+
+class _WithPool:
+    """A back-end that owns its connections."""
+
+    def __init__(self, backend: BlobBackend, pool: HttpPool) -> None:
+        self._backend = backend
+        self._pool = pool
+        self.blob_size = backend.blob_size
+        self.read_range = backend.read_range
+
+    async def close(self) -> None:
+        await self._backend.close()
+        await self._pool.close()
 
 
 def fail(command: str, error: Exception) -> None:

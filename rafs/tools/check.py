@@ -46,7 +46,8 @@ def check_image(
 ) -> Report:
     """Check all there is. `data`: the blobs too, which must then be at hand.
 
-    At most `limit` faults are listed. `progress(done, total)` hears of stored bytes of blobs.
+    Raises BlobUnavailable where a back-end cannot be asked; a blob that is missing is a fault. At most
+    `limit` faults are listed. `progress(done, total)` hears of stored bytes of blobs.
     """
     faults = Faults(limit)
     counts: Counter[str] = Counter()

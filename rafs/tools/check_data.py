@@ -16,7 +16,7 @@ from rafs.errors import BlobCorrupt, RafsError
 from rafs.filesystem import Filesystem
 from rafs.toc import walk_sections
 from rafs.tools.check_tree import TreeCheck
-from rafs.tools.faults import Faults
+from rafs.tools.faults import Faults, raise_if_unreachable
 
 Progress = Callable[[int, int], None]
 
@@ -37,6 +37,7 @@ def check_blobs(
             if Feature.HAS_TAR_HEADER in reader.record.features:
                 _check_sections(reader, faults)
         except (RafsError, ImageError) as error:
+            raise_if_unreachable(error)
             faults.add(_id_of(filesystem, index), None, b"", str(error))
     total = sum(reader.record.compressed_size for _, reader in readers)
     jobs = len(os.sched_getaffinity(0))
@@ -55,6 +56,7 @@ def _check_sections(reader: BlobReader, faults: Faults) -> None:
         for _ in walk_sections(reader.raw, reader.size):
             pass
     except RafsError as error:
+        raise_if_unreachable(error)
         faults.add(reader.record.blob_id, None, b"", str(error))
 
 
@@ -95,6 +97,7 @@ class _BlobCheck:
                     self._settle(*waiting.popleft())
                     progress(chunk.compressed_offset)
         except RafsError as error:
+            raise_if_unreachable(error)
             self._faults.add(self._reader.record.blob_id, None, b"", str(error))
         while waiting:
             self._settle(*waiting.popleft())
@@ -107,6 +110,7 @@ class _BlobCheck:
         try:
             self._counts["verified_chunks" if future.result() else "unverified_chunks"] += 1
         except RafsError as error:
+            raise_if_unreachable(error)
             user = self._users.get(chunk.chunk_idx)
             path = self._tree.path_of(user) if user is not None else b""
             end = chunk.compressed_end

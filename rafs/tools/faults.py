@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import NamedTuple
 
-from rafs.errors import RafsError
+from rafs.errors import BlobCorrupt, BlobNotFound, BlobUnavailable, RafsError
 from rafs.image import Image
 
 _REASONS = {
@@ -38,6 +38,7 @@ class Faults:
         self.count = 0
 
     def add(self, file: str, offset: int | None, path: bytes, what: str) -> None:
+        what = what.removeprefix(f"blob {file}: ")
         self.count += 1
         if len(self.listed) < self._limit:
             self.listed.append(Fault(file, offset, show(path), what))
@@ -53,6 +54,12 @@ class Faults:
     def warn(self, what: str) -> None:
         if len(self.warnings) < self._limit:
             self.warnings.append(what)
+
+
+def raise_if_unreachable(error: Exception) -> None:
+    """Raise what is no fault of an image: that its back-end cannot be asked."""
+    if isinstance(error, BlobUnavailable) and not isinstance(error, BlobCorrupt | BlobNotFound):
+        raise error
 
 
 def show(path: bytes) -> str:

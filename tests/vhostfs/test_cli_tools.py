@@ -21,7 +21,7 @@ def test_check(image: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["check", *image]) == 0
     assert capsys.readouterr().out == "sound: 54 names, 52 inodes, 23 chunks verified\n"
     assert main(["check", image[0]]) == 0
-    assert "no blobs (--blob-dir)" in capsys.readouterr().out
+    assert "no blobs (--blob-dir, --config)" in capsys.readouterr().out
     assert main(["check", image[0], "--blob-dir", str(tmp_path), "--json", "--max-faults", "1"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert not report["sound"] and len(report["faults"]) == 1 and report["counts"]["names"] == 54
@@ -130,3 +130,39 @@ def test_export_and_compact(two: Path, capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         main(["compact", *image, "--output", str(two / "three"), "--min-used-ratio", "101"])
     assert "'101' is not a whole number from 0 to 100" in capsys.readouterr().err
+
+
+def test_blobs_of_a_configured_back_end(
+    image: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        json.dumps({"version": 2, "backend": {"type": "localfs", "localfs": {"dir": image[2]}}})
+    )
+    assert main(["check", image[0], "--config", str(config)]) == 0
+    assert capsys.readouterr().out == "sound: 54 names, 52 inodes, 23 chunks verified\n"
+    for text, said in (
+        ("{}", "device: must be given"),
+        ("no", "config"),
+        ('{"version": 2}', "it has no back-end"),
+    ):
+        config.write_text(text)
+        with pytest.raises(SystemExit) as caught:
+            main(["check", image[0], "--config", str(config)])
+        assert caught.value.code == 2 and said in capsys.readouterr().err
+    assert main(["compact", image[0], "--config", str(config), "--output", str(tmp_path / "x")]) == 2
+    assert "name a folder by --output-blob-dir" in capsys.readouterr().err
+
+
+def test_a_back_end_that_cannot_be_reached(
+    image: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        json.dumps(
+            {"version": 2, "backend": {"type": "localfs", "localfs": {"dir": f"{image[0]}/no-folder"}}}
+        )
+    )
+    with pytest.raises(SystemExit) as caught:
+        main(["check", image[0], "--config", str(config)])
+    assert caught.value.code == 2 and "Not a directory" in capsys.readouterr().err
