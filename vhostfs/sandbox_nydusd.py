@@ -100,7 +100,8 @@ def nydusd_policy(
     places += [Place(path, Use.WRITE) for path in writable]
     places += [Place(path.parent, Use.SOCKETS) for path in sockets]
     places += [Place(path.parent, Use.OUTPUT) for path in logs]
-    places += network_places()
+    places += [Place(path, Use.READ) for path in _NETWORK]
+    places += [Place(path, Use.CODE) for path in code_directories()]
     return SandboxPolicy(
         places=(*places, *ALWAYS, *chosen_places(chosen)),
         followed=for_guests,
@@ -149,12 +150,6 @@ def kata_shares(sockets: Iterable[Path], kata: Path = KATA_SHARED) -> list[Path]
     names = {name for path in sockets for name in path.parts[1:-1]}
     own = [root / "shared/sandboxes" / name for root in roots for name in sorted(names)]
     return [path for path in own if path.is_dir()] or roots
-
-
-def network_places() -> list[Place]:
-    """What is read to speak to servers: names, certificates, and modules, for clients are imported late."""
-    code = [Place(path, Use.CODE) for path in code_directories()]
-    return [*(Place(path, Use.READ) for path in _NETWORK), *code]
 
 
 def code_directories() -> list[Path]:

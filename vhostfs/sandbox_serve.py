@@ -1,18 +1,16 @@
 """What `vhostfs serve` keeps in its sandbox.
 
-It knows all its paths when it starts, reads one image and writes one cache: it keeps those and no capability.
-It has no network and maps no code any more, unless its blobs come from a network.
+It knows all its paths when it starts: it keeps those, no capability, no network, and maps no more code.
+Where blobs come from a network, its agent fetches them, which has a sandbox of its own.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rafs.backend.config import Remote
 from rafs.cache_dir import CacheDir
 from vhostfs.nydusd.config_paths import backend_files
 from vhostfs.options import ServeOptions
-from vhostfs.sandbox_nydusd import network_places
 from vhostfs.sandbox_options import SandboxOptions
 from vhostfs.sandbox_policy import ALWAYS, Place, SandboxPolicy, Use, chosen_places
 
@@ -26,15 +24,10 @@ def serve_policy(options: ServeOptions, chosen: SandboxOptions) -> SandboxPolicy
         Place(here / options.cache_dir, Use.WRITE),
         *(Place(here / name, Use.READ) for name in backend_files(options.backend)),
     ]
-    remote = isinstance(options.backend.section, Remote)
-    if remote:
-        places += network_places()
     if options.socket is not None:
         places.append(Place((here / options.socket).parent, Use.SOCKETS))
     if options.statistics is not None:
         places.append(Place((here / options.statistics).parent, Use.OUTPUT))
     if options.trace_out is not None:
         places.append(Place((here / options.trace_out).parent, Use.OUTPUT))
-    return SandboxPolicy(
-        places=(*places, *ALWAYS, *chosen_places(chosen)), network=remote, late_code=remote, off=chosen.off
-    )
+    return SandboxPolicy(places=(*places, *ALWAYS, *chosen_places(chosen)), off=chosen.off)

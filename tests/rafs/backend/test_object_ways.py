@@ -226,3 +226,21 @@ async def test_a_slow_drip_ends(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -
         proxy.plan = every(1, Drip(0.05))
         with pytest.raises(BlobNetworkError, match="no answer in time"):
             await backend.read_range(BLOB_ID, 0, 100_000)
+
+
+async def test_readers_that_go_leave_nothing_behind(s3: S3Server) -> None:
+    async with (
+        FaultProxy(f"http://{s3.host}") as proxy,
+        backend_of("s3", section_of(s3, endpoint=proxy.host, timeout=60)) as backend,
+    ):
+        proxy.plan = every(1, Stalled())
+        reads = [asyncio.create_task(backend.read_range(BLOB_ID, 0, 100_000)) for _ in range(40)]
+        while proxy.counters["Stalled"] < 32:  # so many at a time; the others wait for their turn
+            await asyncio.sleep(0)
+        for read in reads:
+            read.cancel()
+        await asyncio.gather(*reads, return_exceptions=True)
+        assert all(read.cancelled() for read in reads)
+        proxy.plan = None
+        parts = await asyncio.gather(*(backend.read_range(BLOB_ID, at, 1000) for at in range(64)))
+        assert parts == [CONTENT[at : at + 1000] for at in range(64)]
