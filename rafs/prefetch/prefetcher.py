@@ -12,7 +12,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from rafs.errors import RafsError
 from rafs.fetch import Fetcher
@@ -22,6 +21,7 @@ from rafs.prefetch.order import OrderLimits, Request, order_requests
 from rafs.prefetch.pace import Pace
 from rafs.prefetch.plan import Stage
 from rafs.prefetch.precision import Precision
+from rafs.prefetch.statistics import PrefetchStatistics
 
 log = logging.getLogger(__name__)
 
@@ -31,28 +31,6 @@ FAILURE_PAUSE_S = 0.5
 WINDOW_SIZE = 8 << 20
 LEARNED_WINDOW_SIZE = 1 << 20
 STREAM_SIZE = 4 << 20
-
-
-@dataclass
-class PrefetchStatistics:
-    """Sums since the start. `read_bytes` are stored bytes, `seconds` those of all requests together.
-
-    `unmerged_chunks` had a request of their own. `began_at` and `ended_at` are Unix times, 0: not yet.
-    Of the chunks that a trace had fetched, `judged` should have been read by now, and `useful` were.
-    """
-
-    requests: int = 0
-    read_bytes: int = 0
-    chunks: int = 0
-    unmerged_chunks: int = 0
-    failed_requests: int = 0
-    workers: int = 0
-    seconds: float = 0.0
-    began_at: float = 0.0
-    ended_at: float = 0.0
-    judged: int = 0
-    useful: int = 0
-    stopped_by: str = ""
 
 
 class _Ended(Exception):

@@ -28,7 +28,7 @@ from native.dataplane import Blob, ChunkLink, ChunkStore
 from rafs.metered import BackendStatistics
 from rafs.prefetch.options import PrefetchOptions
 from rafs.prefetch.plan import Stage
-from rafs.prefetch.prefetcher import PrefetchStatistics
+from rafs.prefetch.statistics import PrefetchStatistics
 from vhostfs.agent.bootstrap import pack_plan
 from vhostfs.agent.exchange import AgentError, Exchange, Lost, numbers
 from vhostfs.agent.linked import BlobSpec, LinkedBlob, LinkedPrefetch

@@ -73,6 +73,8 @@ class AgentPlace:
             os.close(fd)
             return False
         self._lock_fd = fd
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())  # for people: it proves nothing
         return True
 
     def listen(self) -> socket.socket:

@@ -19,7 +19,7 @@ from rafs.blob_record import BlobRecord
 from rafs.limits import CacheLimits
 from rafs.metered import BackendStatistics
 from rafs.prefetch.options import PrefetchOptions
-from rafs.prefetch.prefetcher import PrefetchStatistics
+from rafs.prefetch.statistics import PrefetchStatistics
 
 #: of the messages below; both ends must have the same, as both are of one installation
 VERSION = 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rafs.backend.config import decode_backend
 from rafs.backend.place import place_of
 from rafs.metered import BackendStatistics
-from rafs.prefetch.prefetcher import PrefetchStatistics
+from rafs.prefetch.statistics import PrefetchStatistics
 from vhostfs.api.routes import Document, Request, Route, Routes
 
 if TYPE_CHECKING:

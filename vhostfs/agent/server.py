@@ -24,7 +24,7 @@ from rafs.fetch_resources import FetchLimits, FetchResources
 from rafs.limits import NO_LIMITS, CacheLimits
 from rafs.metered import BackendStatistics
 from rafs.open_blob import OpenBlob
-from rafs.prefetch.prefetcher import PrefetchStatistics
+from rafs.prefetch.statistics import PrefetchStatistics
 from rafs.upcalls import Upcalls
 from vhostfs.agent.bootstrap import SealedDigests
 from vhostfs.agent.connection import Connection
@@ -67,7 +67,7 @@ class Agent:
         self._sessions: set[Session] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._idle: asyncio.TimerHandle | None = None
-        self._has_served = False
+        self.has_served = False  # a worker, and not only who looked whether we are there
         self._listener: socket.socket | None = None
         self._store: BlobStore | None = None
         self.misses: Misses
@@ -133,7 +133,6 @@ class Agent:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-        self._has_served = True
         self._sessions.add(Session(self, partial(Connection, sock), f"worker {peer.pid}"))
         log.info("worker %d has come", peer.pid)
 
@@ -159,7 +158,7 @@ class Agent:
     def _wait_for_workers(self) -> None:
         if self._sessions or self._idle_timeout_s is None or self._listener is None or self._idle is not None:
             return
-        least = 0 if self._has_served else FIRST_WORKER_S
+        least = 0 if self.has_served else FIRST_WORKER_S
         loop = asyncio.get_running_loop()
         self._idle = loop.call_later(max(self._idle_timeout_s, least), self._end_of_idle)
 

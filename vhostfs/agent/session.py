@@ -20,7 +20,8 @@ from native.dataplane import RingFds, Upcall, WorkerRings
 from rafs.errors import RafsError
 from rafs.metered import BackendStatistics
 from rafs.open_blob import OpenBlob
-from rafs.prefetch.prefetcher import Prefetcher, PrefetchStatistics
+from rafs.prefetch.prefetcher import Prefetcher
+from rafs.prefetch.statistics import PrefetchStatistics
 from vhostfs.agent import protocol
 from vhostfs.agent.bootstrap import unpack_chunks, unpack_plan
 from vhostfs.agent.connection import Connection
@@ -119,6 +120,7 @@ class Session:
             self._rings = WorkerRings(RingFds(*(fd.fileno() for fd in fds)))
         except OSError as error:
             raise ProtocolError(str(error)) from error
+        self._agent.has_served = True
         self._send(Welcome(protocol.VERSION))
         self._read(True)
 
@@ -262,6 +264,8 @@ class Session:
             more = False
             if not self._taken:
                 taken, more = self._rings.take()
+                if any(upcall.chunk_count > MAX_RUN for upcall in taken):
+                    raise ProtocolError(f"more than {MAX_RUN} chunks in one upcall")
                 self._taken.extend(taken)
             while self._taken and self._has_room(self._taken[0].chunk_count):
                 self._ask(self._taken.popleft())
@@ -292,8 +296,6 @@ class Session:
         if served is None:
             return  # closed by now, or open soon: then it is asked again
         first, count = upcall.first_chunk, upcall.chunk_count
-        if count > MAX_RUN:
-            raise ProtocolError(f"{count} chunks in one upcall")
         _check_run(served.blob, first, count)
         with asking(served.source):
             self._outstanding += self._agent.misses.want(served.blob, (first, count), served)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from native.dataplane import MountStatistics
-    from rafs.prefetch.prefetcher import PrefetchStatistics
+    from rafs.prefetch.statistics import PrefetchStatistics
     from vhostfs.agent.protocol import BackendFigures, Figures
     from vhostfs.rafs_instance import RafsInstance
 
