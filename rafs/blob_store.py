@@ -100,6 +100,8 @@ class BlobStore:
                 blob = await self._open(record, digests)
                 self._blobs[record.blob_id] = blob
                 self._upcalls.add(blob.native.handle, partial(self._fetcher.submit, blob))
+                if blob.tail.is_fresh:
+                    self._fetcher.begin(blob)
             else:
                 _check_same(blob.meta.record, record)
                 await blob.tail.add_bootstrap(digests)

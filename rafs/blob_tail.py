@@ -45,11 +45,13 @@ _HASH_STEP = 1 << 20
 class Tail(Protocol):
     """What describes a blob's chunks while it is open: a BlobTail, or for RAFS v5 a ChunkTable.
 
-    `meta_fd` is the file of records that the data plane maps, open after `load_meta`.
+    `meta_fd` is the file of records that the data plane maps, open after `load_meta`. `is_fresh`: that had to
+    read it from the blob.
     """
 
     record: BlobRecord
     meta_fd: int
+    is_fresh: bool
 
     async def load_meta(self) -> BlobMeta: ...
 
@@ -82,6 +84,7 @@ class BlobTail:
         self._sources: list[DigestOf] | None = None  # None: not looked for yet
         self._loading = asyncio.Lock()
         self.meta_fd = -1
+        self.is_fresh = False
         self._digest_fd = -1
 
     def close(self) -> None:
@@ -97,6 +100,7 @@ class BlobTail:
             toc = await self._load_toc()
             size = self.record.ci_compressed_size + CI_HEADER_SIZE
             await self._read(self.record.ci_offset, size, lambda section: self._store_meta(section, toc))
+            self.is_fresh = True
         return BlobMeta(self.record, self._read_meta)
 
     async def load_digests(self) -> DigestOf | None:

@@ -111,6 +111,7 @@ class ChunkTable:
     def __init__(self, cache: CachedBlob, pool: Executor, chunks: BootstrapChunks) -> None:
         self.record = cache.record
         self.meta_fd = -1
+        self.is_fresh = False  # the bootstrap says it all
         self._cache = cache
         self._pool = pool
         self._first = chunks

@@ -16,7 +16,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -49,6 +49,17 @@ class Fetcher:
         self._budget = resources.budget
         self._counters: Counter[str] = Counter()
         self.lane = Lane()
+
+    def begin(self, blob: OpenBlob) -> None:
+        """Load the digests of a blob that is new here, before the first chunk needs them."""
+
+        async def load() -> None:
+            with suppress(RafsError):  # the first fetch tries again, and says so
+                await blob.tail.load_digests()
+
+        task = asyncio.get_running_loop().create_task(load())
+        blob.tasks.add(task)
+        task.add_done_callback(blob.tasks.discard)
 
     def submit(self, blob: OpenBlob, runs: list[Run]) -> asyncio.Task[None]:
         """Fetch chunks that the data plane has made PENDING. Returns at once."""

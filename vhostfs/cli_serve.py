@@ -118,9 +118,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--trace",
-        metavar="FILE",
-        type=Path,
-        help="what an earlier run read (vhostfs trace): that is prefetched first, in the same order",
+        metavar="FILE|auto",
+        default="",
+        help="what an earlier run read (vhostfs trace): that is prefetched first, in the same order; "
+        "auto: the file beside the bootstrap that has its name and .trace",
     )
     parser.add_argument(
         "--trace-out",
@@ -185,12 +186,12 @@ def run(arguments: argparse.Namespace) -> int:
     from vhostfs.sandbox_policy import SandboxError
     from vhostfs.sandbox_serve import serve_policy
     from vhostfs.serve_source import source_of
-    from vhostfs.tracing import read_trace
+    from vhostfs.tracing import find_trace
 
     try:
         source = source_of(arguments.config, arguments.blob_dir)
         prefetch = prefetch_of(arguments, source.prefetch)
-        trace = read_trace(arguments.trace) if arguments.trace else None
+        trace = find_trace(arguments.trace, arguments.bootstrap)
     except ConfigError as error:
         print(f"vhostfs serve: {arguments.config}: {error}", file=sys.stderr)
         return 1

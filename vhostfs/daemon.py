@@ -79,7 +79,7 @@ class Daemon:
         stack.push_async_callback(self.image.close)
         await self.image.open_blobs()
         if options.prefetch is not None:
-            self.image.start_prefetch(options.prefetch, options.trace)
+            self.image.start_prefetch(options.prefetch, lambda: options.trace)
         self.device = dataplane.Device(
             chunks,
             num_request_queues=options.num_request_queues,

@@ -53,13 +53,14 @@ class NotMounted(MountError):
 class MountRequest(NamedTuple):
     """What is to be mounted. `config` is the text of a nydusd configuration, and may hold credentials.
 
-    `settings` has values of SETTINGS that go before those of `config`.
+    `settings` has values of SETTINGS that go before those of `config`, and so does `trace` (tracing.py).
     """
 
     fs_type: str
     source: str
     config: str = ""
     prefetch_files: tuple[str, ...] = ()
+    trace: str = ""
     settings: Mapping[str, str] = MappingProxyType({})
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from native.dataplane import Blob
@@ -84,9 +84,9 @@ class OpenImage:
         await self._link.adjust(self.blobs, settings)
         self._settings |= settings
 
-    def start_prefetch(self, options: PrefetchOptions, trace: Trace | None = None) -> None:
-        """Begin to fetch ahead; nothing waits for it."""
-        self._prefetch = MountPrefetch(self._link, self.image, self.blobs, options, trace)
+    def start_prefetch(self, options: PrefetchOptions, find_trace: Callable[[], Trace | None]) -> None:
+        """Begin to fetch ahead, first what the trace has; nothing waits for it."""
+        self._prefetch = MountPrefetch(self._link, self.image, self.blobs, options, find_trace)
         self._prefetch.start()
 
     async def figures(self) -> Figures:

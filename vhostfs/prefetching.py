@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rafs.image import Image
 from rafs.prefetch.options import PrefetchOptions
-from rafs.prefetch.plan import make_plan
+from rafs.prefetch.plan import Stage, make_plan
+from rafs.trace.errors import TraceError
 from rafs.trace.format import Trace
 from vhostfs.agent.client import AgentLink
 from vhostfs.agent.exchange import AgentError
 from vhostfs.agent.linked import LinkedBlob, LinkedPrefetch
-from vhostfs.nydusd.config import Config
+from vhostfs.mounts import MountRequest
+from vhostfs.nydusd.config import Config, Prefetch
 from vhostfs.runtime import to_end
 
 log = logging.getLogger(__name__)
@@ -25,18 +27,28 @@ log = logging.getLogger(__name__)
 MAX_FILE_LIST = 16 << 20
 
 
-def options_of(config: Config, files: Sequence[str]) -> PrefetchOptions | None:
-    """What a configuration and the file list of a mount ask for; None: nothing.
+def asked_for(config: Config) -> Prefetch | None:
+    """The part of a configuration that counts.
 
     `cache.prefetch` counts where there is no `rafs.prefetch`: nydusd has both, and most have the latter only.
     """
     asked = config.rafs.prefetch if config.rafs is not None else None
-    if asked is None and config.cache is not None:
-        asked = config.cache.prefetch
+    return config.cache.prefetch if asked is None and config.cache is not None else asked
+
+
+def wanted_trace(request: MountRequest, config: Config) -> str:
+    """The trace that a mount is to follow: a path, "auto", or "" for none (tracing.py)."""
+    asked = asked_for(config)
+    return request.trace or (asked.trace if asked is not None else "")
+
+
+def options_of(config: Config, files: Sequence[str], trace: str = "") -> PrefetchOptions | None:
+    """What a configuration and a mount ask for; None: nothing. A trace needs no leave."""
+    asked = asked_for(config)
     if asked is None or not asked.enable:
         if files:
             log.warning("a list of files to prefetch has no effect: the configuration does not enable it")
-        return None
+        return PrefetchOptions(files=()) if trace else None
     return PrefetchOptions(
         files=tuple(files) or None,
         everything=asked.prefetch_all,
@@ -66,14 +78,15 @@ class MountPrefetch:
         image: Image,
         blobs: Sequence[LinkedBlob],
         options: PrefetchOptions,
-        trace: Trace | None = None,
+        find_trace: Callable[[], Trace | None] = lambda: None,
     ) -> None:
+        """`find_trace` is called in a thread; what it raises is logged."""
         self.running: LinkedPrefetch | None = None
         self._link = link
         self._image = image
         self._blobs = blobs
         self._options = options
-        self._trace = trace
+        self._find_trace = find_trace
         self._planning: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -82,13 +95,21 @@ class MountPrefetch:
 
     async def _plan(self) -> None:
         try:
-            plan = await to_end(asyncio.to_thread(make_plan, self._image, self._options, self._trace))
+            plan = await to_end(asyncio.to_thread(self._make_plan))
             if plan:
                 self.running = await self._link.prefetch(self._blobs, plan, self._options)
         except AgentError as error:
             log.error("nothing is prefetched: %s", error)
         except Exception:
             log.exception("nothing is prefetched")
+
+    def _make_plan(self) -> list[Stage]:
+        trace = None
+        try:
+            trace = self._find_trace()
+        except (OSError, TraceError) as error:
+            log.error("the trace is not used: %s", error)
+        return make_plan(self._image, self._options, trace)
 
     async def close(self) -> None:
         """Ask for nothing more; what is on its way is not waited for."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from vhostfs.nydusd.config_parse import parse_config
 from vhostfs.nydusd.config_paths import read_paths
 from vhostfs.nydusd.config_served import cache_limits, served, without_effect
 from vhostfs.open_image import OpenImage
-from vhostfs.prefetching import options_of
+from vhostfs.prefetching import options_of, wanted_trace
 from vhostfs.runtime import os_error_text, run_to_end, to_end
 from vhostfs.sandbox_policy import Use
+from vhostfs.tracing import find_trace, trace_path
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +118,9 @@ class RafsImages:
         instance = RafsInstance(config, image, self._links, cache_dir, request.settings)
         try:
             await instance.open_blobs()
-            if (options := options_of(config, request.prefetch_files)) is not None:
-                instance.start_prefetch(options)
+            trace = wanted_trace(request, config)
+            if (options := options_of(config, request.prefetch_files, trace)) is not None:
+                instance.start_prefetch(options, partial(find_trace, trace, Path(request.source)))
         except BaseException as error:
             await instance.close()
             raise _as_mount_error(error) from error
@@ -136,7 +139,10 @@ class RafsImages:
 
 def check_all_reach(request: MountRequest, config: Config, cache_dir: Path) -> None:
     """Raise MountError for the first path that the sandbox keeps out of reach. Blocks."""
-    for path in (Path(request.source), *read_paths(config)):
+    paths = [Path(request.source), *read_paths(config)]
+    if trace := wanted_trace(request, config):
+        paths.append(trace_path(trace, Path(request.source)))
+    for path in paths:
         check_reach(path, Use.READ)
     check_reach(cache_dir, Use.READ)
 

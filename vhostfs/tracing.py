@@ -65,6 +65,29 @@ class TraceRecorder:
         self._log.close()
 
 
+AUTO = "auto"
+
+
+def trace_path(text: str, bootstrap: Path) -> Path:
+    """The file that `text` names; "auto": the one beside the bootstrap, which is named after it."""
+    return bootstrap.with_name(f"{bootstrap.name}.trace") if text == AUTO else Path(text)
+
+
+def find_trace(text: str, bootstrap: Path) -> Trace | None:
+    """The trace that `text` stands for; None for "", and for "auto" where there is none.
+
+    Raises OSError, TraceError. Blocks.
+    """
+    if not text:
+        return None
+    try:
+        return read_trace(trace_path(text, bootstrap))
+    except FileNotFoundError:
+        if text == AUTO:
+            return None
+        raise
+
+
 def read_trace(path: Path) -> Trace:
     """The trace in a file. Raises OSError, TraceError naming it. Blocks."""
     with path.open("rb") as file:

@@ -17,6 +17,7 @@ from rafs.chunk_state import MergeLimits, plan_requests
 from rafs.errors import RafsError
 from rafs.prefetch.plan import ChunkRun
 
+GAP_SHARE = 8
 MAX_WINDOW_CHUNKS = 512  # whose records are decoded at once: a millisecond on the event loop
 
 
@@ -37,9 +38,10 @@ class OrderLimits:
 
     @property
     def merge(self) -> MergeLimits:
-        # nydusd's rule for gaps (specification 8.1); plain bytes bound how long threads decode
+        # Bytes between two chunks cost less than another request up to some part of what a request brings;
+        # plain bytes bound how long threads decode.
         return MergeLimits(
-            max_request=self.request, max_plain=4 * self.request, max_gap=max(self.request // 128, 512)
+            max_request=self.request, max_plain=4 * self.request, max_gap=self.request // GAP_SHARE
         )
 
 

@@ -29,7 +29,7 @@ MAX_FAILURES = 5
 FAILURE_PAUSE_S = 0.5
 #: stored bytes within which requests may change places; fewer where the order is what counts
 WINDOW_SIZE = 8 << 20
-LEARNED_WINDOW_SIZE = 1 << 20
+LEARNED_WINDOW_SIZE = 2 << 20
 STREAM_SIZE = 4 << 20
 
 
@@ -108,7 +108,10 @@ class Prefetcher:
         )
         if stage.is_learned:
             self._precision = Precision([blob.native for blob in self._blobs])
-        count = 1 if is_stream else min(self._options.workers, MAX_WORKERS)
+        if stage.is_learned:  # small files in a row: many small requests
+            count = MAX_WORKERS
+        else:
+            count = 1 if is_stream else min(self._options.workers, MAX_WORKERS)
         self.statistics.workers = count
         async with asyncio.TaskGroup() as group:
             for _ in range(count):

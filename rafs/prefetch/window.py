@@ -110,4 +110,6 @@ class Window:
             return
         piece = int(PIECE_SHARE * (in_flight - self.piece + self._demand_size))
         self.piece = min(max(piece, MIN_PIECE), MAX_PIECE)
-        self.size = max(-(-int(gain * in_flight) // self.piece), 2) * self.piece
+        size = max(-(-int(gain * in_flight) // self.piece), 2) * self.piece
+        # the first reads of all say too little: the link was empty when they went
+        self.size = size if self._has_started else max(size, self.size)

@@ -78,6 +78,7 @@ async def test_a_blob_that_is_quiet_is_settled(tmp_path: Path, backend: MemoryBa
 
 async def test_a_failed_open_leaves_nothing_open(tmp_path: Path, backend: MemoryBackend) -> None:
     async with running(tmp_path, backend) as run:
+        await run.answered()  # its digests are loaded
         before = sum(1 for _ in Path("/proc/self/fd").iterdir())
         other = make_blob(make_chunks(SIZES), blob_id="cd" * 32)
         backend.blobs["cd" * 32] = other.content[:-5] + b"12345"

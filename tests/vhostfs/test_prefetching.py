@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,41 @@ def test_a_file_list(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     listed.write_bytes(b"/a\n\nb\n/with space \xff\n")
     assert read_file_list(listed) == ("/a", "/with space \udcff")
     assert "paths must be absolute; left out: b" in caplog.text
+
+
+async def record(image: BuiltImage, where: Path, out: Path) -> None:
+    """A trace of a guest that reads two files."""
+    where.mkdir()
+    async with session(where, image) as s:
+        await s.mounts.mount("/a", request(image, where, {"enable": False}))
+        await s.mounts.start_trace("/a")
+        for name in ("file9", "file4"):
+            await s.read(f"/a/dir/{name}")
+        out.write_bytes(await s.mounts.read_trace("/a", is_last=True))
+
+
+@pytest.mark.parametrize("way", ["request", "config", "auto"])
+async def test_a_mount_follows_a_trace(
+    image: BuiltImage, tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It needs no leave of the configuration, and that it is missing or broken stops nothing."""
+    bootstrap = tmp_path / "boot"
+    bootstrap.write_bytes(image.bootstrap.read_bytes())
+    moved = replace(image, bootstrap=bootstrap)
+    out = tmp_path / ("boot.trace" if way == "auto" else "t")
+    await record(moved, tmp_path / "first", out)
+    asked = {"enable": False, "trace": str(out)} if way == "config" else {"enable": False}
+    mount = request(moved, tmp_path, asked)
+    if way != "config":
+        mount = mount._replace(trace="auto" if way == "auto" else str(out))
+    async with session(tmp_path, moved) as s:
+        await s.mounts.mount("/a", mount)
+        assert (await until_prefetched(s))["entries_count"] == 2
+        await s.mounts.umount("/a")
+        assert caplog.text == ""
+        out.write_bytes(b"nothing")
+        await s.mounts.mount("/a", mount)
+        await until(lambda: "the trace is not used: " in caplog.text)
+        out.unlink()
+        await s.mounts.mount("/b", mount)
+        assert await s.read("/b/dir/file1") == b"content 1\n"

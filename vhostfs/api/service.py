@@ -270,7 +270,7 @@ class Service:
 def parse_mount(body: bytes) -> MountRequest:
     """The body of POST and PUT /api/v1/mount. Raises ApiError."""
     given = parse_object(body)
-    for name, is_required in (("source", True), ("config", True), ("fs_type", False)):
+    for name, is_required in (("source", True), ("config", True), ("fs_type", False), ("trace", False)):
         if name not in given and is_required:
             raise ApiError(400, f"ParseBody: {name!r} must be given")
         if not isinstance(given.get(name, ""), str):
@@ -283,6 +283,7 @@ def parse_mount(body: bytes) -> MountRequest:
         source=given["source"],
         config=given["config"],
         prefetch_files=tuple(files or ()),
+        trace=given.get("trace", ""),
     )
 
 

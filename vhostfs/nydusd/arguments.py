@@ -43,6 +43,7 @@ class Arguments(argparse.Namespace):
     inode_file_handles: str = "prefer"
     virtual_mountpoint: str = "/"
     prefetch_files: Path | None = None
+    trace: str = ""
     id: str | None = None
     supervisor: str | None = None
     log_level: str = "info"
@@ -96,11 +97,24 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     return given
 
 
+_NEEDED = (
+    ("id", "supervisor"),
+    ("supervisor", "id"),
+    ("prefetch_files", "bootstrap"),
+    ("trace", "bootstrap"),
+)
+
+
 def _check_together(parser: argparse.ArgumentParser, values: dict[str, Any]) -> None:
     for one, other in (("bootstrap", "shared_dir"), ("config", "localfs_dir")):
         if one in values and other in values:
             parser.error(f"{_flag(one)} and {_flag(other)} exclude each other")
-    for option, needed in (("id", "supervisor"), ("supervisor", "id"), ("prefetch_files", "bootstrap")):
+    for option, needed in (
+        ("id", "supervisor"),
+        ("supervisor", "id"),
+        ("prefetch_files", "bootstrap"),
+        ("trace", "bootstrap"),
+    ):
         if option in values and needed not in values:
             parser.error(f"{_flag(option)} needs {_flag(needed)}")
 
@@ -151,6 +165,7 @@ def _add_virtiofs_options(parser: argparse.ArgumentParser) -> None:
     )
     add("-m", "--virtual-mountpoint", metavar="PATH", help="where in the device (/)")
     add("--prefetch-files", metavar="FILE", type=Path, help="paths to fetch ahead, one a line")
+    add("--trace", metavar="FILE|auto", help="what an earlier run read: fetched ahead, in that order")
     add("--hybrid-mode", action=_Ignore, nargs=0, quiet=True, help="no effect: every session is hybrid")
     for flag in _VIRTIOFSD_FLAGS:
         add(flag, action=_Ignore, nargs=0, help=argparse.SUPPRESS)

@@ -43,7 +43,10 @@ class FsCache(Struct, kw_only=True, frozen=True):
 
 
 class Prefetch(Struct, kw_only=True, frozen=True):
+    """`trace` is ours: a file with what an earlier run read, or "auto" (vhostfs/tracing.py)."""
+
     enable: bool
+    trace: str = ""
     threads: Count = 8
     batch_size: BatchSize = MIB
     bandwidth_limit: Count = 0

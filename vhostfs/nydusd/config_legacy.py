@@ -57,6 +57,7 @@ class LegacyPrefetch(Struct, kw_only=True, frozen=True):
     bandwidth_rate: Count = 0
     prefetch_all: bool = True
     stream_prefetch: bool = False
+    trace: str = ""
 
 
 class LegacyConfig(Struct, kw_only=True, frozen=True):
@@ -139,4 +140,5 @@ def _prefetch(legacy: LegacyPrefetch) -> Prefetch:
         bandwidth_limit=legacy.bandwidth_rate,
         prefetch_all=legacy.prefetch_all,
         stream_prefetch=legacy.stream_prefetch,
+        trace=legacy.trace,
     )

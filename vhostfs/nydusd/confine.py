@@ -24,6 +24,10 @@ def confine(arguments: Arguments) -> Starter:
     --config."""
     build_info()  # a clone's is read from git's files, which will be out of sight
     readable = [arguments.bootstrap, arguments.config, arguments.prefetch_files]
+    if arguments.bootstrap is not None and arguments.trace:
+        from vhostfs.tracing import trace_path
+
+        readable.append(trace_path(arguments.trace, arguments.bootstrap))
     writable = [arguments.localfs_dir]
     if arguments.config is not None and arguments.bootstrap is not None:
         of_config, cache = _named_by(arguments.config)

@@ -121,6 +121,7 @@ def request_of(arguments: Arguments) -> MountRequest | None:
         source=str(arguments.bootstrap),
         config=config_text(arguments),
         prefetch_files=_prefetch_files(arguments),
+        trace=arguments.trace,
         settings={"registry_auth": auth} if auth else {},
     )
 
