@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.guest import debian
 from tests.guest.backend import Backend, Image
 from tests.guest.nydusd import Nydusd
 
+AGENT_START_S = 20.0
 VIRTIOFSD = Path("/usr/lib/qemu/virtiofsd")
 
 
@@ -107,6 +110,23 @@ def nydusd(
         for mountpoint, image in images.items():
             daemon.mount(mountpoint, image, cache)
         yield daemon
+
+
+@contextmanager
+def agent(cache_dir: Path) -> Iterator[int]:
+    """The agent of a cache directory, started before daemons use it; its process id."""
+    command = [sys.executable, "-m", "vhostfs", "agent", "--idle-timeout", "never", "--log-level", "warn"]
+    process = subprocess.Popen([*command, "--cache-dir", str(cache_dir)])
+    try:
+        deadline = time.monotonic() + AGENT_START_S
+        while not (cache_dir / ".agent" / "socket").exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise BenchError("the agent does not start")
+            time.sleep(0.01)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def on_cpu(*cpus: int) -> list[str]:
