@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO
 
 from vhostfs import cli_build_image
+from vhostfs.cli_image import unwound_by_sigterm
 from vhostfs.image_options import add_image_options
 from vhostfs.sizes import format_size, parse_size
 
@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
         if kind in cli_build_image.SCHEMES:
             return cli_build_image.run(args, kind, options)
         with (
-            _unwound_by_sigterm(),
+            unwound_by_sigterm(),
             _progress_bar() as progress,
             _opened(args, is_archive, progress) as source,
         ):
@@ -227,20 +227,6 @@ def summarize(result: BuildResult, chunk_size: int, seconds: float) -> str:
         f"blob       {result.blob_path}  {format_size(result.blob.size)}, {share:.1%} of the data",
     ]
     return "\n".join(lines)
-
-
-@contextmanager
-def _unwound_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that temporary files go, as Ctrl-C does."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

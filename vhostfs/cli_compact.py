@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vhostfs.cli_image import FAILED, add_image_arguments, byte_progress, opened_image
+from vhostfs.cli_image import FAILED, add_image_arguments, byte_progress, opened_image, unwound_by_sigterm
 from vhostfs.sizes import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -60,7 +60,11 @@ def run(args: argparse.Namespace) -> int:
     if blob_dir is None:
         print("vhostfs compact: with --config, name a folder by --output-blob-dir", file=sys.stderr)
         return FAILED
-    with opened_image("compact", args) as filesystem, byte_progress("compacting") as progress:
+    with (
+        unwound_by_sigterm(),
+        opened_image("compact", args) as filesystem,
+        byte_progress("compacting") as progress,
+    ):
         result = compact_image(
             filesystem, args.bootstrap, args.output, blob_dir, options, jobs=args.jobs, progress=progress
         )

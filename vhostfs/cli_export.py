@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vhostfs.cli_image import add_image_arguments, byte_progress, opened_image
+from vhostfs.cli_image import add_image_arguments, byte_progress, opened_image, unwound_by_sigterm
 from vhostfs.sizes import format_size
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ def run(args: argparse.Namespace) -> int:
     """Export, and print what came of it."""
     from rafs.tools.export import export_erofs
 
-    with opened_image("export", args) as filesystem, byte_progress("exporting") as progress:
+    with (
+        unwound_by_sigterm(),
+        opened_image("export", args) as filesystem,
+        byte_progress("exporting") as progress,
+    ):
         result = export_erofs(filesystem, args.bootstrap, args.output, jobs=args.jobs, progress=progress)
     print(
         f"{result.path}  {format_size(result.size)}: {format_size(result.metadata_size)} of metadata, "

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,6 +61,9 @@ def opened_bootstrap(
     try:
         with rafs.open(bootstrap, blob_dirs if config is None else configured_backend(config)) as filesystem:
             yield filesystem
+    except KeyboardInterrupt:
+        print(f"vhostfs {command}: interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except ConfigError as error:
         print(f"vhostfs {command}: {config}: {error}", file=sys.stderr)
         raise SystemExit(FAILED) from None
@@ -102,6 +107,20 @@ def fail(command: str, error: Exception) -> None:
     print(f"vhostfs {command}: {text}", file=sys.stderr)
     is_image = isinstance(error, RafsError) and error.fault == "image"
     raise SystemExit(FAULTY if is_image else FAILED) from None
+
+
+@contextmanager
+def unwound_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that temporary files go, as Ctrl-C does."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vhostfs.cli_image import add_image_arguments, byte_progress, opened_image
+from vhostfs.cli_image import add_image_arguments, byte_progress, opened_image, unwound_by_sigterm
 from vhostfs.sizes import format_size
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Unpack, and print a summary to stderr; returns the exit status."""
-    with opened_image("unpack", args) as filesystem, byte_progress("unpacking") as progress:
+    with (
+        unwound_by_sigterm(),
+        opened_image("unpack", args) as filesystem,
+        byte_progress("unpacking") as progress,
+    ):
         done, lock = 0, threading.Lock()
 
         def add(size: int) -> None:

@@ -90,7 +90,7 @@ def compact_image(
             writer = writer_of(blob_file, compressor, digester)
             done, total = 0, sum(loaded.record(row).compressed_size for row in rows)
             for row, (chunk, data) in map_in_order(stored.stored, rows, threads):
-                key = loaded.key(row)
+                key = stored.key(row)
                 new_row = chunks.find(key)
                 if new_row is None:
                     at = writer.append(data)

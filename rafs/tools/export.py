@@ -18,7 +18,7 @@ from native.rafs_v6 import EROFS_INCOMPAT_CHUNKED_FILE, EROFS_SUPER_OFFSET, RAFS
 from native.records import Record
 from rafs.build.bootstrap import pack_bootstrap
 from rafs.build.chunker import map_in_order
-from rafs.build.chunks import ALIGNMENT, BlobTable, ChunkStore, align, chunk_key
+from rafs.build.chunks import ALIGNMENT, BlobTable, ChunkStore, align
 from rafs.build.codecs import COMPRESSORS, Digester
 from rafs.build.errors import BuildError
 from rafs.build.load import load_tree
@@ -61,7 +61,7 @@ def export_erofs(
     tree = load_tree(filesystem.image, bootstrap, loaded)
     stored = StoredChunks(filesystem, loaded)
     digester = stored.digester
-    chunks, rows = _lay_out(tree, loaded, stored, digester)
+    chunks, rows = _lay_out(tree, stored)
     content = _pack_metadata(tree, chunks, filesystem.image.chunk_size, digester)
     threads = jobs or len(os.sched_getaffinity(0))
     with PendingFile(to.parent, "image") as file:
@@ -116,9 +116,7 @@ def _pack_metadata(tree: Tree, chunks: _OneDevice, chunk_size: int, digester: Di
     return content
 
 
-def _lay_out(
-    tree: Tree, loaded: ChunkStore, stored: StoredChunks, digester: Digester
-) -> tuple[_OneDevice, list[int]]:
+def _lay_out(tree: Tree, stored: StoredChunks) -> tuple[_OneDevice, list[int]]:
     """Give every chunk that a file has a place; return them, and which row each was before.
 
     The files of `tree` refer to the new ones after.
@@ -129,10 +127,7 @@ def _lay_out(
         placed = array("I")
         for number, row in enumerate(inode.chunks):
             if row not in new_rows:
-                key = loaded.key(row)
-                if not any(key[:32]):
-                    plain = bytes(stored.plain(row))
-                    key = chunk_key(digester.digest(plain), len(plain))
+                key = stored.key(row)
                 size, at = int.from_bytes(key[32:], "little"), chunks.uncompressed_size
                 new_row = chunks.find(key)
                 if new_row is None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rafs.blob_meta import Chunk
 from rafs.blob_reader import BlobReader
-from rafs.build.chunks import ChunkStore
+from rafs.build.chunks import ChunkStore, chunk_key
 from rafs.build.codecs import DIGESTERS, Digester
 from rafs.build.errors import BuildError
-from rafs.codec import Buffer
+from rafs.codec import DIGEST_SIZE, Buffer
 from rafs.errors import ImageCorrupt
 from rafs.filesystem import Filesystem
 
@@ -46,6 +46,14 @@ class StoredChunks:
                 f"the chunk table says otherwise"
             )
         return chunk
+
+    def key(self, row: int) -> bytes:
+        """Its chunk_key(); where the image has no digest of it, the bytes are read and digested."""
+        key = self._loaded.key(row)
+        if any(key[:DIGEST_SIZE]):
+            return key
+        plain = self.plain(row)
+        return chunk_key(self.digester.digest(bytes(plain)), len(plain))
 
     def plain(self, row: int) -> Buffer:
         """Its plain bytes, verified."""

@@ -29,11 +29,17 @@ def check_same_tree(guest: Guest, image: Image, work: Path, programs: dict[str, 
     assert differences(expected, seen)[:20] == []
 
 
-@pytest.mark.parametrize("compressor", ["lz4_block", "zstd", "none"])
+@pytest.mark.parametrize(("compressor", "version"), [("lz4_block", "6"), ("zstd", "5"), ("none", "6")])
 def test_a_nasty_tree(
-    guest: Guest, nasty: Path, programs: dict[str, bytes | Path], tmp_path: Path, compressor: str
+    guest: Guest,
+    nasty: Path,
+    programs: dict[str, bytes | Path],
+    tmp_path: Path,
+    compressor: str,
+    version: str,
 ) -> None:
-    check_same_tree(guest, Image(nasty, tmp_path, "--compressor", compressor), tmp_path, programs)
+    image = Image(nasty, tmp_path, "--compressor", compressor, "--fs-version", version)
+    check_same_tree(guest, image, tmp_path, programs)
 
 
 def test_a_debian_root(

@@ -27,6 +27,9 @@ from rafs.build import (
 )
 from rafs.image import Image
 from rafs.tools.check import check_image
+from rafs.tools.export import export_erofs
+from rafs.tools.unpack import unpack_directory
+from tests import erofs
 from tests.rafs.build.test_properties import CODECS, Maker, folders
 from tests.rafs5 import Image5, describe_image
 from tests.trees import Entry, describe, differences
@@ -75,14 +78,14 @@ def listing(bootstrap: Path, blobs: Path) -> list[tuple[Any, ...]]:
     return found
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     tree=folders,
     compressor=st.sampled_from(list(CODECS)),
     digester=st.sampled_from(["blake3", "sha256"]),
     chunk_size=st.sampled_from([4096, 8192, 64 << 10, 1 << 20]),
 )
-def test_any_tree_reads_the_same_in_both_versions(
+def test_any_tree_is_the_same_in_both_versions(
     tree: dict[bytes, Any], compressor: str, digester: str, chunk_size: int
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="vhostfs-tree-") as scratch:
@@ -94,8 +97,16 @@ def test_any_tree_reads_the_same_in_both_versions(
         build_image(source, out / "6" / "boot", out / "6" / "blobs", BuildOptions(**options))  # type: ignore[arg-type]
         assert differences(describe(source), describe_image(v5, out / "5" / "blobs")) == []
         assert listing(v5, out / "5" / "blobs") == listing(out / "6" / "boot", out / "6" / "blobs")
-        with rafs.open(v5, out / "5" / "blobs") as image:
-            assert check_image(image).is_sound
+        for version in ("5", "6"):
+            with rafs.open(out / version / "boot", out / version / "blobs") as image:
+                assert check_image(image).is_sound
+                unpack_directory(image, out / version / "tree")
+                export_erofs(image, out / version / "boot", out / version / "image")
+            assert differences(describe(source), describe(out / version / "tree")) == []
+        assert (out / "5" / "image").read_bytes() == (out / "6" / "image").read_bytes()
+        erofs.fsck(out / "5" / "image", None)
+        with erofs.mounted(out / "5" / "image", None) as point:
+            assert differences(describe(source), describe(point)) == []
 
 
 def tar(entries: dict[str, bytes]) -> io.BytesIO:

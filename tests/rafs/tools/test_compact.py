@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from rafs.build import BuildOptions, build_image
 from rafs.errors import BlobCorrupt
 from rafs.tools.check import check_image
 from rafs.tools.compact import CompactOptions, compact_image
+from rafs.tools.export import export_erofs
 from rafs.tools.unpack import unpack_directory
+from tests import erofs
 from tests.trees import describe, differences
 
 CHUNK = 4096
@@ -80,3 +83,24 @@ def test_a_wrong_blob_is_not_copied(folder: Path) -> None:
     with rafs.open(folder / "boot", folder / "blobs") as image, pytest.raises(BlobCorrupt):
         compact_image(image, folder / "boot", folder / "new", folder / "blobs", CompactOptions(1, 1 << 30))
     assert sorted(folder.rglob("*")) == before
+
+
+def test_an_image_without_digests_in_its_table(tmp_path: Path) -> None:
+    """Chunks of the same size are then not taken for the same."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_bytes(DATA)
+    build_image(source, tmp_path / "boot", tmp_path / "blobs", BuildOptions(chunk_size=CHUNK))
+    content = bytearray((tmp_path / "boot").read_bytes())
+    offset, size = struct.unpack_from("<QQ", content, 1152 + 24)
+    for at in range(offset, offset + size, 80):
+        content[at : at + 32] = bytes(32)
+    (tmp_path / "bare").write_bytes(content)
+    with rafs.open(tmp_path / "bare", tmp_path / "blobs") as image:
+        options = CompactOptions(1.1, 0)
+        compact_image(image, tmp_path / "bare", tmp_path / "new", tmp_path / "blobs", options)
+        export_erofs(image, tmp_path / "bare", tmp_path / "image")
+    with rafs.open(tmp_path / "new", tmp_path / "blobs") as image:
+        assert check_image(image).is_sound and image.read("/file") == DATA
+    with erofs.mounted(tmp_path / "image", None) as point:
+        assert (point / "file").read_bytes() == DATA
