@@ -73,8 +73,11 @@ class MountTable:
 
     def is_followed(self, path: Path) -> bool:
         """Whether later mounts below `path`, which has no symlinks, will be seen by us."""
-        mounts = (str(place) for place in (path, *path.parents))
-        return next((self._followed[mount] for mount in mounts if mount in self._followed), False)
+        return self._followed.get(str(self.point_of(path)), False)
+
+    def point_of(self, path: Path) -> Path:
+        """Where the mount that `path` lies on begins."""
+        return next((place for place in (path, *path.parents) if str(place) in self._followed), Path("/"))
 
 
 def _unescape(text: str) -> str:
@@ -114,10 +117,15 @@ def _build(places: Mapping[Path, MountFlag], mounts: MountTable, here: Path, wit
         if real.exists():
             trees[real] = trees.get(real, flags) & flags
     for real in sorted(trees, key=lambda tree: len(tree.parts)):
-        if any(trees.get(above) == trees[real] for above in _covering(real, trees)):
-            continue  # it is there already; a mount of its own would only stand in the way of a rename
         # All mounts of a namespace that was made without privilege hang together.
-        _bind(real, real, trees[real], recursive=with_user or mounts.is_followed(real))
+        place, recursive = real, with_user or mounts.is_followed(real)
+        bound = next((above for above in _covering(real, trees) if trees[above] == trees[real]), None)
+        if bound is not None:
+            point = mounts.point_of(real)
+            if with_user or mounts.is_followed(bound) or point == mounts.point_of(bound):
+                continue  # it is there already; a mount of its own would only stand in the way of a rename
+            place = point  # what is bound has only the directory that it is mounted on
+        _bind(place, place, trees[real], recursive=recursive)
     # Our own directory of it, and no other process's: /proc/PID/root leads out.
     _bind(Path("/proc/self"), Path("/proc/self"), MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC)
     for step, target in (steps | {here: None}).items():

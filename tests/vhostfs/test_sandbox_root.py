@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.native.host_mounts import clean_mounts, tmpfs
 from tests.vhostfs.sandboxed import MAY, PATHS, only, run_outside, run_sandboxed, small_policy
 from vhostfs.sandbox_options import PARTS
 from vhostfs.sandbox_policy import Place, SandboxPolicy, Use
@@ -77,6 +78,19 @@ top = policy.places[1].path
 result = [outcome((top / name / "x").touch) for name in ("", "inner", "inner/deep")]
 """
     assert run_sandboxed(only(wanted, "mounts"), code) == ["EROFS", "ok", "EROFS"]
+
+
+def test_a_place_on_a_mount_of_its_own_below_another_place(tmp_path: Path) -> None:
+    """As a cache on its own disk, in the folder that has the socket."""
+    disk = tmp_path / "run" / "disk"
+    disk.mkdir(parents=True)
+    with clean_mounts(tmp_path):
+        tmpfs(disk)
+        (disk / "cache").mkdir()
+        (disk / "cache" / "file").write_text("on the disk")
+        wanted = SandboxPolicy(places=(Place(tmp_path / "run", Use.READ), Place(disk / "cache", Use.READ)))
+        code = f"result = Path({str(disk / 'cache/file')!r}).read_text()"
+        assert run_sandboxed(only(wanted, "mounts"), code) == "on the disk"
 
 
 def test_without_privilege_a_user_namespace_gives_the_root(policy: SandboxPolicy, tmp_path: Path) -> None:
