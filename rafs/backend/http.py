@@ -40,8 +40,10 @@ MIN_BYTES_PER_S = 1 << 10
 #: of received data, before reading from the socket pauses
 RECEIVE_BUFFER = 256 << 10
 KEEPALIVE_S = 30.0
-#: a server that asks to be left alone for longer is not waited for: no guest's read would survive it
-LONGEST_RETRY_AFTER_S = 60.0
+#: a server that asks to be left alone for longer is not waited for: a guest's read gives up after a minute
+LONGEST_RETRY_AFTER_S = 30.0
+#: nor is it left alone for longer than this: it may have meant something else
+LONGEST_HOLD_OFF_S = 600.0
 #: what nydusd's 0 ("no time-out") becomes: nothing may hang
 LONGEST_TIMEOUT_S = 60.0
 USER_AGENT = "vhostfs"
@@ -209,7 +211,7 @@ class HttpPool:
                 raise failure_of(error, name, options) from None
             self.counters[f"{response.status // 100}xx"] += 1
             if response.status >= 400 and (pause := parse_retry_after(response.headers.get("Retry-After"))):
-                self.host(host).hold_off(min(pause, LONGEST_RETRY_AFTER_S))
+                self.host(host).hold_off(min(pause, LONGEST_HOLD_OFF_S))
             try:
                 yield response
             except (aiohttp.ClientError, TimeoutError) as error:

@@ -175,8 +175,8 @@ class Routes:
         reasons: dict[Route, HttpFailure] = {}
         for round_ in range(self._rounds):
             for route in self._in_order(avoid if round_ == 0 else None):
-                await asyncio.sleep(self._wait_s(route))
                 try:
+                    await self._wait_turn(route)
                     result = await attempt(route)
                 except HttpFailure as failure:
                     reasons.pop(route, None)  # the order is that of time
@@ -206,5 +206,13 @@ class Routes:
             order.append(self.routes[-1])
         return sorted(order, key=lambda route: route is avoid)
 
+    async def _wait_turn(self, route: Route) -> None:
+        """Wait as long as the server asked for; not at all when no read would survive it."""
+        wait_s = self._wait_s(route)
+        if wait_s > LONGEST_RETRY_AFTER_S:
+            reason = f"asked to be left alone, for {wait_s:.0f} s more"
+            raise HttpFailure("network", route.name, reason, again=False)
+        await asyncio.sleep(wait_s)
+
     def _wait_s(self, route: Route) -> float:
-        return self._pool.host(host_of(route.base)).wait_s
+        return self._pool.host(host_of(route.rewritten(f"{route.base}/"))).wait_s

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from rafs.backend.body import ByteRange, check_range_answer
@@ -70,3 +72,9 @@ def test_what_does_not(given: Any, words: str) -> None:
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:
     assert parse_retry_after(value, now=60.0) == seconds
+
+
+@given(st.text(max_size=40) | st.dates().map(lambda date: f"{date:%a, %d %b %Y} 00:00:00 GMT"))
+def test_any_retry_after_is_a_pause_or_none(value: str) -> None:
+    seconds = parse_retry_after(value)
+    assert seconds is None or seconds >= 0
