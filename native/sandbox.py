@@ -27,9 +27,12 @@ class MountFlag(IntFlag):
     NOEXEC = lib.VFS_MOUNT_NOEXEC
 
 
-def unshare_mounts(*, with_user: bool) -> None:
-    """Enter a mount namespace that follows the current one; `with_user`: by way of a user namespace."""
-    check(lib.vfs_sandbox_unshare(with_user), "cannot have a mount namespace")
+def unshare_mounts(*, with_user: bool, with_network: bool = False) -> None:
+    """Enter a mount namespace that follows the current one; `with_user`: by way of a user namespace.
+
+    `with_network`: a network namespace too, which has no interface that is up.
+    """
+    check(lib.vfs_sandbox_unshare(with_user, with_network), "cannot have a mount namespace")
 
 
 def mount_tmpfs(target: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from native.dataplane import ChunkStore, MountCounters
 from rafs.errors import RafsError
 from rafs.image import Image, ImageError
+from vhostfs import sandbox
 from vhostfs.agent.client import AgentLink
 from vhostfs.agent.exchange import AgentError
 from vhostfs.mounts import MountError, MountRequest, check_reach
@@ -144,7 +145,8 @@ def check_all_reach(request: MountRequest, config: Config, cache_dir: Path) -> N
         paths.append(trace_path(trace, Path(request.source)))
     for path in paths:
         check_reach(path, Use.READ)
-    check_reach(cache_dir, Use.READ)
+    if reason := sandbox.current().refusal_of_cache(cache_dir):
+        raise MountError(reason)
 
 
 def _as_mount_error(error: BaseException) -> BaseException:

@@ -5,7 +5,8 @@
 
 PARTS, each switched off by `--no-sandbox=PART`:
 
-mounts         a mount namespace whose root holds the policy's places only (vhostfs/sandbox_root.py)
+mounts         a mount namespace whose root holds the policy's places only (vhostfs/sandbox_root.py); without
+               network also a network namespace with nothing in it, if one can be had
 capabilities   all but the policy's, from the bounding set too
 no-new-privs   no program could gain privileges; a condition of the next two
 landlock       rights on files by path, no listening on TCP, no signals to processes outside
@@ -40,10 +41,13 @@ class SandboxReport:
     `landlock_abi`: the kernel's, 0 if it has none. `landlock_forbidden`: rights that only places give.
     """
 
-    def __init__(self, nofile: int = 0, places: tuple[Place, ...] = ()) -> None:
+    def __init__(
+        self, nofile: int = 0, places: tuple[Place, ...] = (), caches: tuple[Path, ...] = ()
+    ) -> None:
         self.parts = dict.fromkeys(PARTS, "off")
         self.nofile = nofile
         self.places = places
+        self.caches = caches
         self.capabilities: list[str] = []
         self.landlock_abi = 0
         self.landlock_forbidden = Access(0)
@@ -81,6 +85,14 @@ class SandboxReport:
         remedy = f"start with {option} and this path, or a directory above it (in Kata: virtio_fs_extra_args)"
         return f"{path}: the sandbox does not let us {verb} it; {remedy}"
 
+    def refusal_of_cache(self, path: Path) -> str | None:
+        """The same of a cache directory, for which an agent may have to be started."""
+        real = path.resolve()
+        if not self.caches or any(real.is_relative_to(cache.resolve()) for cache in self.caches):
+            return None
+        remedy = "start with --sandbox-writable and this path, or a directory above it"
+        return f"{path}: the sandbox lets no cache be there; {remedy} (in Kata: virtio_fs_extra_args)"
+
 
 _current = SandboxReport()
 
@@ -96,7 +108,7 @@ def apply_sandbox(policy: SandboxPolicy) -> SandboxReport:
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 (no need for paths)
     if threads != 1:
         raise RuntimeError(f"the sandbox has to be entered before threads are started; there are {threads}")
-    report = SandboxReport(nofile=_raise_nofile(policy.nofile), places=policy.places)
+    report = SandboxReport(_raise_nofile(policy.nofile), policy.places, policy.caches)
     steps = {
         "mounts": _enter_root,
         "capabilities": _drop_capabilities,
@@ -164,7 +176,7 @@ def _enter_root(policy: SandboxPolicy, _: SandboxReport) -> str:
     for place in policy.places:
         places[place.path] = places.get(place.path, place.use.mount_flags) & place.use.mount_flags
     try:
-        sandbox_root.enter(places, mounts, with_user=with_user)
+        sandbox_root.enter(places, mounts, with_user=with_user, network=policy.network)
     except OSError as error:
         if _is_unavailable(error, with_user):
             return f"unavailable: {error.strerror}"

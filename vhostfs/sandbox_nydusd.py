@@ -1,10 +1,10 @@
 """What `vhostfs-nydusd` keeps in its sandbox.
 
-It learns of images, caches and certificates by its API. So it keeps the directories in which Kata and the
-snapshotter put them (KATA_SHARED, SNAPSHOTTER_ROOTS), those of its sockets and logs, what name resolution
-and TLS read, and Python's modules, for it imports late. Other directories are given by `--sandbox-readable`
-and `--sandbox-writable`; a request that needs one is refused with a sentence that says so
-(`SandboxReport.refusal`). What a guest shares, it may change, with the capabilities that takes.
+It learns of images and caches by its API. So it keeps the directories in which Kata and the snapshotter put
+them (KATA_SHARED, SNAPSHOTTER_ROOTS), those of its sockets and logs, and Python's modules, for it imports
+late. Other directories are given by `--sandbox-readable` and `--sandbox-writable`; a request that needs one
+is refused with a sentence that says so (`SandboxReport.refusal`). What a guest shares, it may change, with
+the capabilities that takes. It has no network, and writes no cache: that is the agent's (sandbox_agent.py).
 
 Light to import: Kata waits for this daemon.
 """
@@ -47,32 +47,6 @@ PASSTHROUGH_CAPABILITIES = frozenset(
     }
 )
 
-#: What name resolution and TLS read. Directories, where files are replaced while we run.
-_NETWORK = [
-    Path(path)
-    for path in (
-        "/etc/resolv.conf",
-        "/etc/hosts",
-        "/etc/host.conf",
-        "/etc/nsswitch.conf",
-        "/etc/gai.conf",
-        "/etc/services",
-        "/run/systemd/resolve",
-        "/run/NetworkManager",
-        "/run/resolvconf",
-        "/etc/ssl",
-        "/etc/pki",
-        "/etc/ca-certificates",
-        "/etc/crypto-policies",
-        "/usr/share/ca-certificates",
-        "/usr/local/share/ca-certificates",
-        "/usr/share/pki",
-        "/usr/lib/ssl",
-        "/etc/localtime",
-        "/usr/share/zoneinfo",
-    )
-]
-
 
 def nydusd_policy(
     chosen: SandboxOptions,
@@ -80,33 +54,30 @@ def nydusd_policy(
     sockets: Iterable[Path] = (),
     logs: Iterable[Path] = (),
     readable: Iterable[Path] = (),
-    writable: Iterable[Path] = (),
+    caches: Iterable[Path] = (),
     shared: Iterable[Path] = (),
     file_handles: bool = True,
 ) -> SandboxPolicy:
     """What `vhostfs-nydusd virtiofs` keeps. All paths are absolute.
 
-    `sockets`, `logs`: files that it makes. `readable`, `writable`: what its configuration names at the start
+    `sockets`, `logs`: files that it makes. `readable`, `caches`: what its configuration names at the start
     (bootstraps, blobs and certificates; caches). `shared`: host directories for the guest. `file_handles`:
     whether their inodes may be held by handles.
     """
     sockets = list(sockets)
     for_guests = (*shared, *kata_shares(sockets))
     places = [Place(path, Use.SHARED) for path in for_guests]
-    roots, caches = snapshotter_directories()
-    places += [Place(root, Use.READ) for root in roots]
-    places += [Place(cache, Use.WRITE) for cache in caches]
-    places += [Place(path, Use.READ) for path in readable]
-    places += [Place(path, Use.WRITE) for path in writable]
+    roots, their_caches = snapshotter_directories()
+    caches = [*their_caches, *caches]
+    places += [Place(path, Use.READ) for path in (*roots, *caches, *readable)]
     places += [Place(path.parent, Use.SOCKETS) for path in sockets]
     places += [Place(path.parent, Use.OUTPUT) for path in logs]
-    places += [Place(path, Use.READ) for path in _NETWORK]
     places += [Place(path, Use.CODE) for path in code_directories()]
     return SandboxPolicy(
         places=(*places, *ALWAYS, *chosen_places(chosen)),
         followed=for_guests,
         capabilities=PASSTHROUGH_CAPABILITIES - (set() if file_handles else {"DAC_READ_SEARCH"}),
-        network=True,
+        caches=(*caches, *chosen.writable),
         late_code=True,
         passthrough=True,
         file_handles=file_handles,

@@ -126,8 +126,10 @@ class SandboxPolicy(NamedTuple):
     #: those below which the host's later mounts must be seen
     followed: tuple[Path, ...] = ()
     capabilities: frozenset[str] = frozenset()
-    #: TCP, UDP; else Unix sockets only
+    #: TCP, UDP; else Unix sockets only, and no network interface
     network: bool = False
+    #: directories in which an agent may be started for a cache
+    caches: tuple[Path, ...] = ()
     #: modules are imported later on
     late_code: bool = False
     #: a host directory is served for reading and writing

@@ -88,14 +88,17 @@ def _unescape(text: str) -> str:
     return text
 
 
-def enter(places: Mapping[Path, MountFlag], mounts: MountTable, *, with_user: bool) -> None:
+def enter(
+    places: Mapping[Path, MountFlag], mounts: MountTable, *, with_user: bool, network: bool = True
+) -> None:
     """Make the root of this process consist of `places` (absolute; a missing one is left out) and /proc/self.
 
-    `mounts`: of the host. The working directory stays by name, empty but for places in it, so that relative
-    paths stay good. Raises OSError; all is seen as before then. One thread only.
+    `mounts`: of the host. Without `network`, there is no interface either, where that can be. The working
+    directory stays by name, empty but for places in it, so that relative paths stay good. Raises OSError;
+    all is seen as before then. One thread only.
     """
     here = _working_directory()
-    sandbox.unshare_mounts(with_user=with_user)
+    sandbox.unshare_mounts(with_user=with_user, with_network=not network)
     sandbox.mount_tmpfs(_BUILDING_SITE)
     try:
         _build(places, mounts, here, with_user)

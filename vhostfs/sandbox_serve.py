@@ -21,7 +21,7 @@ def serve_policy(options: ServeOptions, chosen: SandboxOptions) -> SandboxPolicy
     here = Path.cwd()
     places = [
         Place(here / options.bootstrap, Use.READ),
-        Place(here / options.cache_dir, Use.WRITE),
+        Place(here / options.cache_dir, Use.READ),
         *(Place(here / name, Use.READ) for name in backend_files(options.backend)),
     ]
     if options.socket is not None:

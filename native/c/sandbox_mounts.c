@@ -45,13 +45,17 @@ static int map_ids(unsigned uid, unsigned gid)
     return err ? err : write_file("/proc/self/gid_map", map);
 }
 
-int vfs_sandbox_unshare(int with_user)
+int vfs_sandbox_unshare(int with_user, int with_network)
 {
     unsigned uid = geteuid(), gid = getegid(); /* as they are outside */
+    int flags = CLONE_NEWNS | (with_user ? CLONE_NEWUSER : 0);
     int err;
 
-    if (unshare(CLONE_NEWNS | (with_user ? CLONE_NEWUSER : 0)) < 0)
-        return -errno;
+    /* Without a network namespace, where none can be had, the filter of system calls is what is left. */
+    if (!with_network || unshare(flags | CLONE_NEWNET) < 0) {
+        if (unshare(flags) < 0)
+            return -errno;
+    }
     err = with_user ? map_ids(uid, gid) : 0;
     if (!err && mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
         err = -errno;

@@ -16,8 +16,9 @@
 #define VFS_MOUNT_NOEXEC 8
 
 /* A mount namespace of our own that follows the one we come from (MS_SLAVE); with_user: in a new user
- * namespace that maps our ids only. */
-int vfs_sandbox_unshare(int with_user);
+ * namespace that maps our ids only; with_network: and, if it can be had, an empty
+ * network namespace. */
+int vfs_sandbox_unshare(int with_user, int with_network);
 int vfs_sandbox_mount_tmpfs(const char *target);
 /* The tree at `source` (recursive: and what is mounted below it) appears at `target` too, with these
  * VFS_MOUNT_* set beside those it has. */

@@ -1,13 +1,11 @@
-"""What vhostfs-nydusd keeps in its sandbox: files, code, and the network."""
+"""What vhostfs-nydusd keeps in its sandbox: files and code, and no network."""
 
 from __future__ import annotations
 
-import socket
-import threading
 from pathlib import Path
 
-from native.sandbox import landlock_abi
 from tests.vhostfs.sandboxed import run_sandboxed
+from vhostfs.sandbox import SandboxReport
 from vhostfs.sandbox_nydusd import KATA_SHARED, SNAPSHOTTER_ROOTS, code_directories, nydusd_policy
 from vhostfs.sandbox_options import SandboxOptions
 from vhostfs.sandbox_policy import SandboxPolicy, Use
@@ -60,41 +58,45 @@ def test_nydusd_keeps_the_directories_of_kata_and_the_snapshotter() -> None:
     places = {place.path: place.use for place in nydusd_policy(SandboxOptions()).places}
     assert places[KATA_SHARED] is Use.SHARED
     for root in SNAPSHOTTER_ROOTS:
-        assert places[root] is Use.READ and places[root / "cache"] is Use.WRITE
+        assert places[root] is Use.READ and places[root / "cache"] is Use.READ
 
 
-def test_names_are_resolved_and_servers_reached() -> None:
-    """By address families that a registry needs; without netlink, which the C library would like to ask."""
+def test_there_is_no_network() -> None:
+    """Nothing but Unix sockets can be made, and no interface would be there for others."""
     code = """
-port = int(os.environ["PORT"])
-def fetch():
-    found = socket.getaddrinfo("localhost", port, socket.AF_INET, socket.SOCK_STREAM)
-    family, kind, protocol, _, address = found[0]
-    with socket.socket(family, kind, protocol) as connection:
-        connection.connect(address)
-        return connection.recv(100).decode()
-answers = []
-thread = threading.Thread(target=lambda: answers.append(fetch()))
-thread.start()
-thread.join()
-import ssl  # a late import, with libraries of its own
-may_listen = outcome(lambda: socket.create_server(("127.0.0.1", 0)))
-result = [answers, may_listen, bool(ssl.create_default_context())]
+report_before = Path("/proc/self/net/dev").read_text()
+result = {
+    "tcp": outcome(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)),
+    "tcp6": outcome(lambda: socket.socket(socket.AF_INET6, socket.SOCK_STREAM)),
+    "udp": outcome(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)),
+    "unix": outcome(lambda: socket.socket(socket.AF_UNIX)),
+    "interfaces": [line.split(":")[0].strip() for line in report_before.splitlines()[2:]],
+    "resolver": outcome(lambda: Path("/etc/resolv.conf").read_text()),
+    "certificates": outcome(lambda: os.listdir("/etc/ssl")),
+}
 """
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    result = run_sandboxed(somewhere(nydusd_policy(SandboxOptions())), code)
+    assert result.pop("interfaces") == ["lo"]
+    assert result.pop("unix") == "ok"
+    assert result == {
+        "tcp": "EPERM",
+        "tcp6": "EPERM",
+        "udp": "EPERM",
+        "resolver": "ENOENT",
+        "certificates": "ENOENT",
+    }
 
-        def answer() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.sendall(b"hello")
 
-        thread = threading.Thread(target=answer)
-        thread.start()
-        before = f"os.environ['PORT'] = '{server.getsockname()[1]}'"
-        result = run_sandboxed(somewhere(nydusd_policy(SandboxOptions())), code, before=before)
-        thread.join()
-    may_listen = "EACCES" if landlock_abi() >= 4 else "ok"
-    assert result == [["hello"], may_listen, True]
+def test_where_caches_may_be(tmp_path: Path) -> None:
+    """Where an agent can be started for them: the snapshotter's, and what is chosen."""
+    chosen = SandboxOptions(writable=(tmp_path,))
+    report = SandboxReport(caches=nydusd_policy(chosen, caches=[Path("/named")]).caches)
+    for path in (tmp_path / "x", SNAPSHOTTER_ROOTS[0] / "cache", Path("/named/deep")):
+        assert report.refusal_of_cache(path) is None
+    for path in (SNAPSHOTTER_ROOTS[0], tmp_path.parent, Path("/etc"), tmp_path / ".." / "x"):
+        reason = report.refusal_of_cache(path)
+        assert reason is not None and "--sandbox-writable" in reason
+    assert SandboxReport().refusal_of_cache(Path("/etc")) is None
 
 
 def test_the_working_directory_is_no_code() -> None:

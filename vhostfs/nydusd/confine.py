@@ -13,7 +13,7 @@ from vhostfs.agent.starter import Starter
 from vhostfs.nydusd.arguments import Arguments
 from vhostfs.nydusd.version import build_info
 from vhostfs.sandbox import apply_sandbox
-from vhostfs.sandbox_nydusd import nydusd_policy, snapshotter_directories
+from vhostfs.sandbox_nydusd import nydusd_policy
 from vhostfs.sandbox_options import SandboxOptions
 
 log = logging.getLogger(__name__)
@@ -28,23 +28,22 @@ def confine(arguments: Arguments) -> Starter:
         from vhostfs.tracing import trace_path
 
         readable.append(trace_path(arguments.trace, arguments.bootstrap))
-    writable = [arguments.localfs_dir]
+    caches = [arguments.localfs_dir]
     if arguments.config is not None and arguments.bootstrap is not None:
         of_config, cache = _named_by(arguments.config)
         readable += of_config
-        writable.append(cache)
+        caches.append(cache)
     options = SandboxOptions.of(arguments)
-    caches = [*snapshotter_directories()[1], *_absolute(*writable), *options.writable]
     policy = nydusd_policy(
         options,
         sockets=_absolute(arguments.sock, arguments.apisock),
         logs=_absolute(arguments.log_file),
         readable=_absolute(*readable),
-        writable=_absolute(*writable),
+        caches=_absolute(*caches),
         shared=_absolute(arguments.shared_dir),
         file_handles=arguments.inode_file_handles != "never",
     )
-    starter = Starter.spawn(caches, ["--log-to-cache", *options.words()])
+    starter = Starter.spawn(policy.caches, ["--log-to-cache", *options.words()])
     report = apply_sandbox(policy)
     log.debug("sandbox: %s", report.as_json())
     return starter
