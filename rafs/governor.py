@@ -108,7 +108,7 @@ class Governor:
     def adopt(self, space: BlobSpace) -> None:
         """Take over what is READY of a blob since before it was opened. Raises CacheError."""
         count = space.meta.record.chunk_count
-        size = max(space.meta.record.uncompressed_size // count, 1)
+        size = max(space.meta.record.uncompressed_size // max(count, 1), 1)
         for start in range(0, count if self._is_owner else 0, _STEP):
             described = space.meta.described(start, min(_STEP, count - start))
             with self._lock:

@@ -209,3 +209,12 @@ async def test_a_table_that_somebody_spoilt(tmp_path: Path, backend: MemoryBacke
     async with running(tmp_path, backend, entry=V5, digests=listed(1)) as run:
         await run.miss(1)
         assert run.ready() == {1}
+
+
+async def test_a_blob_without_chunks(tmp_path: Path, backend: MemoryBackend) -> None:
+    """Old builders left blobs in the table that no file uses any more."""
+    empty = replace(V5, chunk_count=0, compressed_size=0, uncompressed_size=0)
+    for _ in range(2):
+        async with running(tmp_path, backend, entry=empty, digests=listed()) as run:
+            await run.store.fill(run.blob)
+            assert run.ready() == set() and len(run.blob.meta) == 0
