@@ -23,7 +23,8 @@ class Accounts:
 
     def __init__(self, directory: Path, limits: CacheLimits) -> None:
         self.limits = limits
-        self.inventory = Inventory()
+        #: of the last count
+        self.inventory: Inventory | None = None
         self._directory = directory
         self._lock = threading.Lock()
         self._open: dict[BlobSpace, int] = {}
@@ -90,7 +91,7 @@ class Accounts:
         status = os.statvfs(self._directory)
         return status.f_bavail * status.f_frsize
 
-    def count(self) -> None:
+    def count(self) -> Inventory:
         """Look at every file. Raises CacheError."""
         found = take_inventory(self._directory)
         with self._lock:
@@ -103,3 +104,4 @@ class Accounts:
                 for kind, size in blob.files.items()
                 if f"{blob.blob_id}.{kind}" not in open_files
             )
+        return found

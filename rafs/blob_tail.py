@@ -28,6 +28,7 @@ from rafs.cache import CachedBlob
 from rafs.chunk_state import Run
 from rafs.chunk_table import BootstrapChunks
 from rafs.codec import DIGEST_SIZE
+from rafs.diskless import keep_metadata, store_if_there_is_room
 from rafs.errors import CacheError, ImageCorrupt
 from rafs.threads import in_thread
 from rafs.toc import Toc, TocEntry, check_content, parse_toc, toc_range
@@ -188,7 +189,7 @@ class BlobTail:
 
     def _store_toc(self, tail: bytes, blob_size: int) -> Toc:
         toc = self._parse_toc(tail, blob_size)
-        self._cache.store_metadata("toc", tail, verified_on_use=True)
+        store_if_there_is_room(self._cache, "toc", tail, verified_on_use=True)
         return toc
 
     def _parse_toc(self, tail: bytes, blob_size: int | None) -> Toc:
@@ -242,8 +243,7 @@ class BlobTail:
         content = pack_meta_file(plain, header)
         if toc is None or not toc.is_authentic:
             BlobMeta(self.record, lambda offset, length: content[offset : offset + length]).check_all()
-        self._cache.store_metadata("meta", content, verified_on_use=False)
-        self.meta_fd = os.open(self._cache.metadata_path("meta"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self.meta_fd = keep_metadata(self._cache, "meta", content, verified_on_use=False)
         self._meta_is_checked = toc is not None
 
     def _check_meta(self, toc: Toc) -> None:
@@ -301,9 +301,13 @@ class BlobTail:
             raise ImageCorrupt(f"its SHA-256 is not {entry.digest.hex()} as the TOC says")
 
     def _store_digests(self, entry: TocEntry, content: bytes) -> None:
-        self._cache.store_metadata("digest", content, verified_on_use=entry.digest is not None)
-        if not self._open_cached_digests(entry):
-            raise ImageCorrupt(f"blob {self.record.blob_id}: its blob.digest does not fit its TOC")
+        fd = keep_metadata(self._cache, "digest", content, verified_on_use=entry.digest is not None)
+        try:
+            self._check_digests(fd, entry)
+        except ImageCorrupt as error:
+            os.close(fd)
+            raise ImageCorrupt(f"blob {self.record.blob_id}: its blob.digest: {error}") from None
+        self._digest_fd = fd
 
     def _read_digest(self, chunk_idx: int) -> bytes | None:
         digest = os.pread(self._digest_fd, DIGEST_SIZE, chunk_idx * DIGEST_SIZE)

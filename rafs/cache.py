@@ -82,6 +82,8 @@ class CachedBlob:
         self._fillers = 0
         #: told of bytes that files other than the data file take on the disk since it is open
         self.on_growth: Callable[[int], None] = lambda size: None
+        #: asked for room on the disk when a file cannot be written; returns what was given up
+        self.make_room: Callable[[int], int] = lambda size: 0
         self._dirty = self._evicted = False
 
     # opening

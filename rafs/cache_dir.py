@@ -6,18 +6,23 @@ One process alone may evict: the owner. Without an owner any number of processes
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from pathlib import Path
 
 from rafs.blob_record import BlobRecord
 from rafs.cache import CachedBlob
-from rafs.errors import CacheError, cache_error
+from rafs.diskless import DisklessBlob
+from rafs.errors import CacheError, CacheFull, cache_error
 from rafs.governor import Governor
 from rafs.limits import NO_LIMITS, CacheLimits
 from rafs.unsynced import read_boot_id
 
+log = logging.getLogger(__name__)
+
 #: locked by every process that uses the directory
 LOCK_NAME = "vhostfs.lock"
+_ROOM_TO_OPEN = 1 << 20
 
 
 class CacheDir:
@@ -82,9 +87,19 @@ class CacheDir:
 
     def open(self, record: BlobRecord) -> CachedBlob:
         """Open or create the files of one blob. Raises CacheError when what is there cannot be its cache."""
-        blob = CachedBlob(self.path, record, self._boot_id, owner=self.is_owner)
+        for _ in range(2):
+            try:
+                return self._open(CachedBlob, record)
+            except CacheFull as error:
+                if self._governor is None or not self._governor.make_room(_ROOM_TO_OPEN):
+                    log.warning("%s; it is served from memory", error)
+                    break
+        return self._open(DisklessBlob, record)
+
+    def _open(self, kind: type[CachedBlob], record: BlobRecord) -> CachedBlob:
+        blob = kind(self.path, record, self._boot_id, owner=self.is_owner)
         if self._governor is not None:
-            blob.on_growth = self._governor.note
+            blob.on_growth, blob.make_room = self._governor.note, self._governor.make_room
         try:
             blob.open_files()
         except OSError as error:

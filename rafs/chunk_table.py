@@ -161,7 +161,8 @@ class ChunkTable:
                 self.meta_fd = os.open(self._path, _OPEN_FLAGS, 0o600)
                 header = os.pread(self.meta_fd, CI_HEADER_SIZE, self._size)
                 if not any(header):  # new, or its creator died before the header
-                    os.ftruncate(self.meta_fd, self._size + CI_HEADER_SIZE)
+                    # all its blocks: it is mapped, and to write where the disk has none would be a SIGBUS
+                    os.posix_fallocate(self.meta_fd, 0, self._size + CI_HEADER_SIZE)
                     os.pwrite(self.meta_fd, self._pack_header(), self._size)
                 elif header != self._pack_header():
                     raise CacheError(f"{self._path} is not the table of this blob; remove it")

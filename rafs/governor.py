@@ -287,9 +287,10 @@ class Governor:
 
     def _remove_unused(self, wanted: int) -> int:
         freed = 0
+        found = self._accounts.inventory or self._accounts.count()
         with self._lock:
             in_use = {space.cache.record.blob_id for space in self._spaces.values()}
-            unused = [blob for blob in self._accounts.inventory.blobs.values() if blob.blob_id not in in_use]
+            unused = [blob for blob in found.blobs.values() if blob.blob_id not in in_use]
         for blob in sorted(unused, key=lambda blob: blob.last_used):
             if freed >= wanted:
                 break
