@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import sys
 
-from bench import build, cold, cold_start, hits, passthrough, registry, stall, startup, storm
+from bench import build, cold, cold_start, hits, passthrough, prefetch_cost, registry, stall, startup, storm
 
 
 def main() -> int:
     status = 0
-    for question in (startup, hits, passthrough, stall, storm, cold, cold_start, registry, build):
+    for question in (
+        startup,
+        hits,
+        passthrough,
+        stall,
+        storm,
+        cold,
+        cold_start,
+        prefetch_cost,
+        registry,
+        build,
+    ):
         status = question.main([]) or status
         print(flush=True)
     return status

@@ -14,7 +14,6 @@ Rows: nothing prefetched; the files that it reads, as a list; the trace of the r
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -30,9 +29,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from bench import backends
+from bench import backends, served
 from bench.place import WORK, BenchError, console, describe_machine
-from bench.served import pushed_registry
 from rafs.image import Image as Bootstrap
 from rafs.trace.format import Trace
 from rafs.trace.report import files_of
@@ -40,7 +38,6 @@ from tests.fakes.shaped_link import shaped_link
 from tests.guest import debian
 from tests.guest.backend import BackendError, Image
 from tests.guest.kernel import KernelError
-from tests.guest.nydusd import Nydusd
 from tests.guest.vm import Guest as Machine
 from tests.guest.vm import GuestError
 from tests.vhostfs.test_daemon import Guest
@@ -183,38 +180,15 @@ def hit_s(image: Image, steps: Sequence[Step]) -> float:
 
 
 def cold_start(image: Image, port: int, steps: Sequence[Step], prefetch: dict[str, Any]) -> Run:
-    """One run. `prefetch`: fields of the mount request, and "config" of fs_prefetch."""
-    cache = HERE / "cache"
-    shutil.rmtree(cache, ignore_errors=True)
-    cache.mkdir()
-    prefetch = dict(prefetch)
-    config = {
-        "device": {
-            "backend": {
-                "type": "registry",
-                "config": {"scheme": "http", "host": f"127.0.0.1:{port}", "repo": "bench/image"},
-            },
-            "cache": {"type": "blobcache", "config": {"work_dir": str(cache)}},
-        },
-        "mode": "direct",
-        "fs_prefetch": prefetch.pop("config", {"enable": False}),
-    }
-    body = {"fs_type": "rafs", "source": str(image.bootstrap), "config": json.dumps(config), **prefetch}
-    with Nydusd(HERE, shared=[cache], readable=[HERE, image.bootstrap]) as daemon:
-        guest = Guest(str(daemon.socket))
-        try:
-            began = time.monotonic()
-            status, answer = daemon.call("POST", "/api/v1/mount?mountpoint=/image", body)
-            if status != 204:
-                raise BenchError(f"cannot mount: {answer.decode()}")
-            mounted = time.monotonic() - began
-            waited = replay(guest, guest.fuse.walk(b"/image").nodeid, steps)
-            ready = time.monotonic() - began - mounted
-            backend = json.loads(daemon.call("GET", "/api/v1/metrics/backend")[1])
-            cached = json.loads(daemon.call("GET", "/api/v1/metrics/blobcache")[1])
-        finally:
-            guest.close()
-    return Run(ready, mounted, waited, backend["read_count"], backend["read_amount_total"], cached)
+    """One run. `prefetch`: fields of the mount request."""
+    with served.cold(HERE, image, port) as daemon:
+        began = time.monotonic()
+        root = daemon.mount(**prefetch)
+        mounted = time.monotonic()
+        waited = replay(daemon.guest, root, steps)
+        ready = time.monotonic() - mounted
+        backend, cached = daemon.metrics("backend"), daemon.metrics("blobcache")
+    return Run(ready, mounted - began, waited, backend["read_count"], backend["read_amount_total"], cached)
 
 
 @dataclass
@@ -241,11 +215,11 @@ def prefetch_of(mode: str, image: Image, trace: Trace) -> dict[str, Any]:
     if mode == "trace":
         return {"trace": str(HERE / "program.trace")}
     if mode == "whole image":
-        return {"config": config}
+        return {"fs_prefetch": config}
     opened = Bootstrap(image.bootstrap)
     paths = [file.path.decode() for file in files_of(trace, opened) if file.path]
     opened.close()
-    return {"config": config, "prefetch_files": paths}
+    return {"fs_prefetch": config, "prefetch_files": paths}
 
 
 COLUMNS = [
@@ -305,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"a link of {arguments.rtt:.0f} ms and {arguments.mbit:.0f} Mbit/s"
         )
         with (
-            pushed_registry(HERE / "registry", image.blob_dir) as registry,
+            served.pushed_registry(HERE / "registry", image.blob_dir) as registry,
             shaped_link(registry, rtt_ms=arguments.rtt, mbit=arguments.mbit) as port,
         ):
             link = Link(port, arguments.rtt, arguments.mbit)

@@ -100,7 +100,7 @@ class Fetcher:
         stored = sum(chunk.compressed_size for chunk in chunks)
         size = stored + sum(chunk.uncompressed_size for chunk in chunks)
         async with (
-            self.lane.turn(stored if is_whole else 0) as turn,
+            self.lane.turn(stored, is_whole=is_whole) as turn,
             self._budget.spend(size, urgent=False),
         ):
             wanted = runs_of(sorted(chunk.chunk_idx for chunk in chunks))

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import NamedTuple
 
 from rafs.prefetch.window import Window
 
@@ -25,10 +26,10 @@ Read = Callable[[int, int], Awaitable[bytes]]
 class Turn:
     """The right to prefetch one request; made by `Lane.turn`. It counts what it read."""
 
-    def __init__(self, lane: Lane, reserved: int, *, is_whole: bool) -> None:
+    def __init__(self, lane: Lane, size: int, *, is_whole: bool) -> None:
         self._lane = lane
         self._is_whole = is_whole
-        self.reserved = reserved  # bytes, until its first read is in flight
+        self.remaining = size  # bytes that it has not received yet
         self.chunks = 0  # that it has claimed
         self.requests = 0
         self.read_bytes = 0
@@ -50,11 +51,20 @@ class Turn:
             raise
 
     async def _read_piece(self, read: Read, offset: int, length: int) -> bytes:
-        async with self._lane.piece_of(self, length):
+        async with self._lane.piece_of_turn(length):
             data = await read(offset, length)
+        self._lane.received(self, length)
         self.requests += 1
         self.read_bytes += len(data)
         return data
+
+
+class Waiting(NamedTuple):
+    """Who waits to be admitted: for how many bytes, and for how many of them there has to be room."""
+
+    size: int
+    room: int
+    admitted: asyncio.Future[None]
 
 
 class Lane:
@@ -65,9 +75,9 @@ class Lane:
         self._window = Window()
         self._demand = 0  # bytes in flight
         self._ahead = 0
-        self._reserved = 0  # of turns that have begun and have nothing in flight yet
-        self._turns: deque[tuple[int, asyncio.Future[None]]] = deque()  # waiting, and so are these
-        self._pieces: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._begun = 0  # bytes that turns which have begun have not received yet; some are in flight
+        self._turns: deque[Waiting] = deque()  # waiting, and so are these
+        self._pieces: deque[Waiting] = deque()
 
     @property
     def piece(self) -> int:
@@ -100,25 +110,29 @@ class Lane:
             self._admit()
 
     @asynccontextmanager
-    async def turn(self, whole_size: int = 0) -> AsyncIterator[Turn]:
-        """Wait until the link has room for another request for prefetching. First come, first served.
+    async def turn(self, size: int, *, is_whole: bool = False) -> AsyncIterator[Turn]:
+        """Wait until the link has room for another request, of `size` bytes. First come, first served.
 
-        `whole_size`: that it is not to be cut in pieces, and waits until the link has room for all of it.
+        `is_whole`: it is not cut in pieces, and waits until the link has room for all of it.
         """
-        size = whole_size or self.piece
-        await self._wait(self._turns, size)
-        turn = Turn(self, size, is_whole=bool(whole_size))
+        await self._wait(self._turns, size, size if is_whole else min(size, self.piece))
+        turn = Turn(self, size, is_whole=is_whole)
         try:
             yield turn
         finally:
-            self._use_reserved(turn)
-            self._admit()
+            self.received(turn, turn.remaining)
+
+    def received(self, turn: Turn, size: int) -> None:
+        """That much less is to come for a turn."""
+        size = min(size, turn.remaining)
+        turn.remaining -= size
+        self._begun -= size
+        self._admit()
 
     @asynccontextmanager
-    async def piece_of(self, turn: Turn, size: int) -> AsyncIterator[None]:
-        """Round one read of `size` bytes for a turn."""
-        self._use_reserved(turn)
-        await self._wait(self._pieces, size)
+    async def piece_of_turn(self, size: int) -> AsyncIterator[None]:
+        """Round one read of `size` bytes for a turn that has begun."""
+        await self._wait(self._pieces, size, size)
         sent = self._window.sent(self._clock(), size)
         try:
             yield
@@ -131,43 +145,35 @@ class Lane:
     def _is_full(self) -> bool:
         return bool(self._turns or self._pieces)
 
-    def _use_reserved(self, turn: Turn) -> None:
-        self._reserved -= turn.reserved
-        turn.reserved = 0
-
-    async def _wait(self, queue: deque[tuple[int, asyncio.Future[None]]], size: int) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (size, future)
+    async def _wait(self, queue: deque[Waiting], size: int, room: int) -> None:
+        """Take `size` bytes when there is room for `room` of them."""
+        entry = Waiting(size, room, asyncio.get_running_loop().create_future())
         queue.append(entry)
         self._admit()
         try:
-            await future
+            await entry.admitted
         except asyncio.CancelledError:
-            if future.cancelled():
+            if entry.admitted.cancelled():
                 with suppress(ValueError):  # others have found it so already
                     queue.remove(entry)
             elif queue is self._turns:  # it was let in in the moment of the cancellation
-                self._reserved -= size
+                self._begun -= size
             else:
                 self._ahead -= size
             self._admit()
             raise
 
     def _admit(self) -> None:
-        while self._pieces and self._has_room(self._ahead, self._pieces[0][0]):
-            size, future = self._pieces.popleft()
-            if not future.cancelled():
-                self._ahead += size
-                future.set_result(None)
-        while self._turns and not self._pieces and self._has_room(self._in_flight, self._turns[0][0]):
-            size, future = self._turns.popleft()
-            if not future.cancelled():
-                self._reserved += size
-                future.set_result(None)
-
-    @property
-    def _in_flight(self) -> int:
-        return self._demand + self._ahead + self._reserved
+        while self._pieces and self._has_room(self._ahead, self._pieces[0].room):
+            piece = self._pieces.popleft()
+            if not piece.admitted.cancelled():
+                self._ahead += piece.size
+                piece.admitted.set_result(None)
+        while self._turns and self._has_room(self._demand + self._begun, self._turns[0].room):
+            turn = self._turns.popleft()
+            if not turn.admitted.cancelled():
+                self._begun += turn.size
+                turn.admitted.set_result(None)
 
     def _has_room(self, in_flight: int, size: int) -> bool:
         return in_flight == 0 or in_flight + size <= self._window.size

@@ -12,6 +12,7 @@ The rate is the largest seen of late, what a read takes the smallest. Pure: time
 from __future__ import annotations
 
 from collections import deque
+from math import ceil
 from typing import NamedTuple
 
 KIB = 1 << 10
@@ -24,12 +25,12 @@ MAX_PIECE = 4096 * KIB
 PIECE_SHARE = 0.12
 #: the window grows so much a round, until the rate has not followed by FOLLOWS for STEADY_ROUNDS
 STARTUP_GAIN = 2.0
-FOLLOWS = 1.15
+FOLLOWS = 1.08
 STEADY_ROUNDS = 3
 #: afterwards it is a little larger in one round of PROBE_EVERY, to find out whether there is more; and while
 #: there is
-PROBE_GAIN = 1.25
-PROBE_EVERY = 8
+PROBE_GAIN = 1.15
+PROBE_EVERY = 16
 #: rounds and reads that count as of late
 RATE_ROUNDS = 10
 LATENCY_READS = 128
@@ -50,17 +51,19 @@ class Window:
         self.size = FIRST_SIZE
         self.piece = 2 * MIN_PIECE
         self._delivered = 0
-        self._rates: deque[float] = deque([0.0], maxlen=RATE_ROUNDS)  # the largest of each round
+        self._rates: deque[float] = deque(maxlen=RATE_ROUNDS)
         self._reads: deque[tuple[float, int]] = deque(maxlen=LATENCY_READS)  # (seconds, size)
         self._demand_size = 256.0 * KIB
         self._latency_s = 0.0
-        self._rounds = self._steady_rounds = self._round_ends_at = 0
+        self._round: tuple[float, int] | None = None  # when it began, what was delivered by then
+        self._is_full_round = False
+        self._rounds = self._steady_rounds = 0
         self._has_started = False
 
     @property
     def rate(self) -> float:
         """Bytes a second that the link carries, as far as has been seen; 0: not known."""
-        return max(self._rates)
+        return max(self._rates, default=0.0)
 
     @property
     def latency_s(self) -> float:
@@ -69,7 +72,7 @@ class Window:
         alike = [
             took + (self.piece - size) / rate
             for took, size in self._reads
-            if self.piece / 4 <= size <= self.piece * 3 / 2
+            if rate and self.piece / 4 <= size <= self.piece * 3 / 2
         ]
         self._latency_s = max(min(alike), 1e-6) if alike else self._latency_s
         return self._latency_s
@@ -85,20 +88,26 @@ class Window:
         self._reads.append((took, read.size))
         if is_demand:
             self._demand_size += (read.size - self._demand_size) / 8
-        rate = (self._delivered - read.delivered) / took
-        if is_full or rate > self._rates[-1]:
-            self._rates[-1] = max(self._rates[-1], rate)
-        if is_full and read.delivered >= self._round_ends_at:
-            self._end_round()
-            self._fit()
+        if is_demand and not is_full:
+            self._round = None  # what comes now says nothing of what the link could carry
+        elif self._round is None:
+            self._round, self._is_full_round = (now_s, self._delivered), is_full
+        else:
+            self._is_full_round &= is_full
+            began_s, before = self._round
+            if read.delivered >= before and now_s > began_s:
+                self._end_round((self._delivered - before) / (now_s - began_s))
+                self._round, self._is_full_round = (now_s, self._delivered), is_full
 
-    def _end_round(self) -> None:
-        earlier = max(list(self._rates)[:-1], default=0.0)
-        self._steady_rounds = 0 if self._rates[-1] > earlier * FOLLOWS else self._steady_rounds + 1
-        self._has_started |= self._steady_rounds == STEADY_ROUNDS
-        self._round_ends_at = self._delivered
+    def _end_round(self, rate: float) -> None:
+        self._steady_rounds = 0 if rate > self.rate * FOLLOWS else self._steady_rounds + 1
         self._rounds += 1
-        self._rates.append(0.0)
+        if not self._is_full_round:  # there is not more to fetch: it need not grow
+            self._has_started = True
+        self._has_started |= self._steady_rounds == STEADY_ROUNDS
+        if self._is_full_round or rate > self.rate:
+            self._rates.append(rate)
+        self._fit()
 
     def _fit(self) -> None:
         """Once a round. By Little's law, what is in flight is the rate times what a read takes."""
@@ -106,10 +115,10 @@ class Window:
             gain = STARTUP_GAIN
         else:
             gain = PROBE_GAIN if self._steady_rounds == 0 or self._rounds % PROBE_EVERY == 0 else 1.0
-        if not (in_flight := self.rate * self.latency_s):
-            return
+        in_flight = self.rate * self.latency_s
         piece = int(PIECE_SHARE * (in_flight - self.piece + self._demand_size))
         self.piece = min(max(piece, MIN_PIECE), MAX_PIECE)
-        size = max(-(-int(gain * in_flight) // self.piece), 2) * self.piece
+        pieces = gain * in_flight / self.piece
+        size = max(ceil(pieces) if gain > 1 else round(pieces), 2) * self.piece
         # the first reads of all say too little: the link was empty when they went
         self.size = size if self._has_started else max(size, self.size)

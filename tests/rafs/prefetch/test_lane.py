@@ -50,7 +50,7 @@ async def settle() -> None:
 
 
 async def prefetch(lane: Lane, reads: Reads, length: int, turns: list[Turn]) -> bytes:
-    async with lane.turn() as turn:
+    async with lane.turn(length) as turn:
         turns.append(turn)
         return await turn.read(reads, 0, length)
 
@@ -96,10 +96,10 @@ async def test_the_pieces_of_a_read_are_put_together() -> None:
         await asyncio.sleep(0)
         return content[offset : offset + length]
 
-    async with lane.turn() as turn:
+    async with lane.turn(900_000) as turn:
         assert await turn.read(read, 1000, 900_000) == content[1000:901_000]
         assert turn.requests > 5 and turn.read_bytes == 900_000
-    async with lane.turn(whole_size=900_000) as turn:
+    async with lane.turn(900_000, is_whole=True) as turn:
         assert await turn.read(read, 0, 900_000) == content[:900_000]
         assert turn.requests == 1
 
@@ -109,7 +109,7 @@ async def test_a_whole_read_waits_for_an_empty_link() -> None:
     lane = Lane(clock)
 
     async def whole() -> None:
-        async with lane.turn(whole_size=64 << 20):
+        async with lane.turn(64 << 20, is_whole=True):
             pass
 
     with lane.demand(1):
@@ -135,7 +135,7 @@ async def test_whoever_is_cancelled_gives_back_what_it_had() -> None:
         await settle()
         if reads.running:
             await reads.end_one()
-    assert (lane._demand, lane._ahead, lane._reserved) == (0, 0, 0)
+    assert (lane._demand, lane._ahead, lane._begun) == (0, 0, 0)
 
 
 async def test_a_read_that_fails_ends_its_siblings_and_frees_the_link() -> None:
@@ -150,8 +150,8 @@ async def test_a_read_that_fails_ends_its_siblings_and_frees_the_link() -> None:
 
     for _ in range(3):
         with pytest.raises(OSError, match="gone"):
-            async with lane.turn() as turn:
+            async with lane.turn(10 * lane.piece) as turn:
                 await turn.read(fail, 0, 10 * lane.piece)
     with pytest.raises(ZeroDivisionError), lane.demand(100):
         raise ZeroDivisionError
-    assert (lane._demand, lane._ahead, lane._reserved) == (0, 0, 0)
+    assert (lane._demand, lane._ahead, lane._begun) == (0, 0, 0)

@@ -66,7 +66,8 @@ async def test_the_order_is_kept(tmp_path: Path) -> None:
         wanted = [30, 2, 17, 5]
         stages = [Stage("files", [ChunkRun(0, chunk, 1) for chunk in wanted]), *everything(fake)]
         await run.store.prefetch([run.blob], stages, PrefetchOptions(workers=1)).wait()
-        assert [offset // 60_000 for offset, _ in backend.reads][: len(wanted)] == wanted
+        chunks = dict.fromkeys(offset // 60_000 for offset, _ in backend.reads)  # some came in pieces
+        assert list(chunks)[: len(wanted)] == wanted
 
 
 async def test_a_fill_beside_demand_reads_fetches_each_chunk_once(tmp_path: Path) -> None:

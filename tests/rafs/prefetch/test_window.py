@@ -63,7 +63,7 @@ def test_it_fills_the_link_and_hardly_queues(mbit: int, round_trip_ms: int) -> N
     piece_s = window.piece / link.rate
     assert sorted(link.queued_s)[len(link.queued_s) // 2] <= piece_s * 1.5
     demand_s = link.round_trip_s + 256 * 1024 / link.rate
-    assert piece_s <= 0.15 * demand_s or window.piece == MIN_PIECE
+    assert piece_s <= 0.18 * demand_s or window.piece == MIN_PIECE
 
 
 def test_it_starts_fast() -> None:
@@ -80,7 +80,7 @@ def test_it_follows_a_link_that_changes() -> None:
     run(link, window, 20.0, start_s=4.0)
     assert window.size < before / 3
     link.rate = 400 * MBIT
-    assert run(link, window, 10.0, start_s=30.0) > 0.7
+    assert run(link, window, 10.0, start_s=30.0) > 0.6
 
 
 def test_demand_reads_alone_teach_it_no_small_window() -> None:
