@@ -16,12 +16,16 @@ from urllib.parse import urlsplit
 
 @dataclass
 class ForwardProxy:
-    """`async with` it. `login`: "user:password" that it wants. `refuse`: it answers 503 to all."""
+    """`async with` it. `login`: "user:password" that it wants. `refuse`: it answers 503 to all.
+
+    `only_port`: of this machine, to which all requests are forwarded, whatever host they name.
+    """
 
     tls: ssl.SSLContext | None = None
     tls_ports: set[int] = field(default_factory=set)
     login: str = ""
     refuse: bool = False
+    only_port: int = 0
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     port: int = 0
 
@@ -74,7 +78,9 @@ class ForwardProxy:
             parts = urlsplit(target)
             port_number = parts.port or 80
             far_reader, far_writer = await asyncio.open_connection(
-                parts.hostname, port_number, ssl=self.tls if port_number in self.tls_ports else None
+                "127.0.0.1" if self.only_port else parts.hostname,
+                self.only_port or port_number,
+                ssl=self.tls if port_number in self.tls_ports else None,
             )
             path = parts.path + (f"?{parts.query}" if parts.query else "")
             kept = [one for one in rest if not one.lower().startswith(("proxy-", "connection:"))]

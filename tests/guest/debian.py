@@ -182,6 +182,19 @@ def tools_root() -> Path:
     return target
 
 
+def swift_root() -> Path:
+    """OpenStack Swift, an object store that speaks S3 too, with the Python and libraries that it needs."""
+    target = cache_dir() / "root-swift"
+    with _locked(target.parent):
+        if not target.is_dir():
+            apt = Apt()
+            with _whole_or_nothing(target) as part:
+                apt.unpack(apt.closure(["python3-swift"]), part)
+                for folder in ("doc", "locale", "man"):
+                    shutil.rmtree(part / "usr/share" / folder, ignore_errors=True)
+    return target
+
+
 def rust_virtiofsd() -> Path:
     """A folder with Debian 13's virtiofsd, which is written in Rust, and the libraries that it needs."""
     target = cache_dir() / "virtiofsd-rust"
