@@ -26,7 +26,8 @@ from bench import backends, loadgen, process, tree
 from bench.place import WORK, BenchError, console, describe_machine
 from native import rafs_v6
 from rafs.blob_record import BlobRecord
-from rafs.codec import Compressor, Digester, chunk_digest, decode_chunk
+from rafs.codec import chunk_digest, decode_chunk
+from rafs.codes import Compressor, Digester
 from rafs.image import Image as Bootstrap
 from tests.guest.backend import BackendError, Image
 from tests.guest.debian import PackageError

@@ -27,7 +27,7 @@ from native.rafs_v6 import (
 )
 from native.records import Record
 from rafs.blob_record import CI_HEADER_SIZE, CI_V2_SIZE, SLOT, BlobRecord, Feature
-from rafs.codec import Compressor, decode_chunk
+from rafs.codes import Compressor
 from rafs.errors import BlobCorrupt, CacheError, ImageCorrupt, ImageUnsupported
 
 _HEADER = Record("rafs_ci_header")
@@ -134,6 +134,8 @@ def unpack_section(record: BlobRecord, section: bytes) -> tuple[bytes, bytes]:
             and record.ci_compressed_size == record.ci_uncompressed_size
         ):
             raise BlobCorrupt("compressed data that is not smaller than plain")
+        from rafs.codec import decode_chunk  # heavy, and only for who fetches
+
         plain = decode_chunk(stored, compressor=record.ci_compressor, size=record.ci_uncompressed_size)
     except BlobCorrupt as error:
         raise ImageCorrupt(f"blob {record.blob_id}: blob.meta: {error}") from None

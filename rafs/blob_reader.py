@@ -16,7 +16,8 @@ from rafs.blob_meta import BlobMeta, Chunk, pack_meta_file, unpack_section
 from rafs.blob_record import CI_HEADER_SIZE, BlobRecord, Feature
 from rafs.blob_source import BlobSource
 from rafs.chunk_table import BootstrapChunks
-from rafs.codec import DIGEST_SIZE, Buffer, Compressor, decode_chunk, verify_chunk
+from rafs.codec import decode_chunk, verify_chunk
+from rafs.codes import DIGEST_SIZE, Buffer, Compressor
 from rafs.errors import ImageCorrupt, ImageUnsupported, RafsError
 from rafs.toc import Toc, TocEntry, check_content, parse_toc, toc_range
 

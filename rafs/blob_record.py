@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from native import rafs_v6
-from rafs.codec import MAX_CHUNK_SIZE, Compressor, Digester
+from rafs.codes import MAX_CHUNK_SIZE, Compressor, Digester
 from rafs.errors import ImageCorrupt, ImageUnsupported
 
 MAX_CHUNKS = 1 << 24

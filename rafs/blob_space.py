@@ -18,7 +18,7 @@ from native.rafs_v6 import RAFS_CHUNK_MAP_HEADER_SIZE
 from rafs.blob_meta import BlobMeta, Chunk
 from rafs.cache import CachedBlob
 from rafs.chunk_state import Run, runs_of
-from rafs.codec import Buffer
+from rafs.codes import Buffer
 from rafs.errors import RafsError
 from rafs.fill_guard import FillGuard
 

@@ -27,7 +27,7 @@ from rafs.blob_record import CI_HEADER_SIZE, BlobRecord, Feature
 from rafs.cache import CachedBlob
 from rafs.chunk_state import Run
 from rafs.chunk_table import BootstrapChunks
-from rafs.codec import DIGEST_SIZE
+from rafs.codes import DIGEST_SIZE
 from rafs.diskless import keep_metadata, store_if_there_is_room
 from rafs.errors import CacheError, ImageCorrupt
 from rafs.threads import in_thread

@@ -48,7 +48,7 @@ from native.records import Record
 from rafs.blob_meta import Chunk
 from rafs.blob_record import BlobRecord
 from rafs.chunk_state import Run
-from rafs.codec import Buffer
+from rafs.codes import Buffer
 from rafs.errors import CacheError, CacheFull, cache_error
 from rafs.unsynced import UnsyncedMarker, is_same_file, sync_directory
 

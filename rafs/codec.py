@@ -7,7 +7,6 @@ bytes claim about themselves. The output has exactly the recorded size, or there
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import threading
 import zlib
@@ -16,31 +15,11 @@ import blake3
 import lz4.block
 import zstandard
 
-from native import rafs_v6
+from rafs.codes import MAX_CHUNK_SIZE, Buffer, Compressor, Digester
 from rafs.errors import BlobCorrupt
 
-Buffer = bytes | bytearray | memoryview
-
-MAX_CHUNK_SIZE = 16 << 20
-DIGEST_SIZE = 32
 #: a zstd frame written in one shot never has a larger window than its content
 _ZSTD_WINDOW_LIMIT = MAX_CHUNK_SIZE
-
-
-class Compressor(enum.IntEnum):
-    """Codes of the blob table and the CI header (2.6, 5.2)."""
-
-    NONE = rafs_v6.RAFS_CODEC_NONE
-    LZ4_BLOCK = rafs_v6.RAFS_CODEC_LZ4
-    GZIP = rafs_v6.RAFS_CODEC_GZIP
-    ZSTD = rafs_v6.RAFS_CODEC_ZSTD
-
-
-class Digester(enum.IntEnum):
-    """Codes of the blob table (2.6)."""
-
-    BLAKE3 = rafs_v6.RAFS_DIGEST_BLAKE3
-    SHA256 = rafs_v6.RAFS_DIGEST_SHA256
 
 
 class _PerThread(threading.local):

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from native.digest_index import DigestIndex
 from rafs.blob_meta import Chunk
-from rafs.codec import Digester, chunk_digest
+from rafs.codec import chunk_digest
+from rafs.codes import Digester
 from rafs.errors import RafsError
 from rafs.fill_guard import FillGuard
 from rafs.inventory import CHUNK_MAP, DATA, take_inventory

@@ -33,7 +33,7 @@ from rafs.backend.protocol import BlobBackend
 from rafs.blob_meta import Chunk
 from rafs.blob_reader import BlobReader
 from rafs.blob_source import BackendSource, BlobSource, LocalSource
-from rafs.codec import Buffer
+from rafs.codes import Buffer
 from rafs.errors import ImageCorrupt
 from rafs.image import Image, ImageError
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from rafs.blob_meta import Chunk
 from rafs.blob_tail import DigestOf
-from rafs.codec import Buffer, Compressor, chunk_digest, decode_chunk, verify_chunk
+from rafs.codec import chunk_digest, decode_chunk, verify_chunk
+from rafs.codes import Buffer, Compressor
 from rafs.dedup import Dedup, Found
 from rafs.errors import CacheError, RafsError
 from rafs.governor import Governor

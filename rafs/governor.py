@@ -30,7 +30,7 @@ from rafs.accounts import Accounts
 from rafs.blob_meta import BlobMeta, Chunk
 from rafs.blob_space import BlobSpace, MemoryFiles
 from rafs.cache import CachedBlob
-from rafs.codec import Buffer
+from rafs.codes import Buffer
 from rafs.dedup import Dedup, Found
 from rafs.errors import CacheError, CacheFull, cache_error
 from rafs.eviction import EvictionPolicy

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from rafs.blob_meta import Chunk
 from rafs.blob_tail import DigestOf
-from rafs.codec import Digester, chunk_digest
+from rafs.codec import chunk_digest
+from rafs.codes import Digester
 from rafs.disk_read import DiskFile
 from rafs.errors import RafsError
 from rafs.governor import Governor

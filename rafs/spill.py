@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from rafs.blob_meta import Chunk
 from rafs.blob_space import BlobSpace
-from rafs.codec import Buffer
+from rafs.codes import Buffer
 
 #: how long a chunk stays that nobody needs the room of
 KEEP_S = 20.0

@@ -26,7 +26,8 @@ from native.rafs_v6 import (
 from native.records import Record
 from rafs.blob_meta import parse_record_v1, parse_record_v2
 from rafs.blob_record import CI_HEADER_SIZE, CI_V1_SIZE, CI_V2_SIZE, BlobRecord, Feature
-from rafs.codec import DIGEST_SIZE, Digester, chunk_digest
+from rafs.codec import chunk_digest
+from rafs.codes import DIGEST_SIZE, Digester
 from rafs.disk_read import DiskFile
 from rafs.errors import CacheError, cache_error
 from rafs.inventory import CHUNK_MAP, DATA

@@ -6,7 +6,8 @@ import stat
 from contextlib import suppress
 
 from native.rafs_v6 import RAFS_FLAG_DIGEST_SHA256
-from rafs.codec import Digester, chunk_digest
+from rafs.codec import chunk_digest
+from rafs.codes import Digester
 from rafs.errors import RafsError
 from rafs.filesystem import Filesystem
 from rafs.tools.check_tree import TreeCheck

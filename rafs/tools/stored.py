@@ -7,7 +7,7 @@ from rafs.blob_reader import BlobReader
 from rafs.build.chunks import ChunkStore, chunk_key
 from rafs.build.codecs import DIGESTERS, Digester
 from rafs.build.errors import BuildError
-from rafs.codec import DIGEST_SIZE, Buffer
+from rafs.codes import DIGEST_SIZE, Buffer
 from rafs.errors import ImageCorrupt
 from rafs.filesystem import Filesystem
 

@@ -15,7 +15,8 @@ from rafs.backend import LocalBackend
 from rafs.blob_meta import BlobMeta, pack_meta_file, unpack_section
 from rafs.blob_record import CI_HEADER_SIZE, BlobRecord, Feature
 from rafs.blob_store import BlobStore
-from rafs.codec import Compressor, Digester, decode_chunk, verify_chunk
+from rafs.codec import decode_chunk, verify_chunk
+from rafs.codes import Compressor, Digester
 from rafs.errors import ImageCorrupt
 from rafs.fetch import FetchResources
 from rafs.image import Image

@@ -8,7 +8,7 @@ import pytest
 
 from native.dataplane import BLOB_RECORD
 from rafs.blob_record import BlobRecord, Feature, parse_blob_id
-from rafs.codec import Compressor, Digester
+from rafs.codes import Compressor, Digester
 from rafs.errors import ImageCorrupt, ImageUnsupported
 from tests.fakes.blobs import BLOB_ID, SHA256, ZSTD, make_blob, make_chunks
 

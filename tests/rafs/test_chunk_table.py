@@ -11,7 +11,7 @@ import pytest
 
 from rafs.blob_record import BlobRecord, Feature
 from rafs.chunk_table import BootstrapChunks
-from rafs.codec import Compressor, Digester
+from rafs.codes import Compressor, Digester
 from rafs.errors import ImageCorrupt, RafsError
 from tests.fakes.blob_store import running
 from tests.fakes.blobs import BLAKE3, BLOB_ID, LZ4, MemoryBackend, compress, digest, make_chunks

@@ -15,7 +15,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rafs.codec import Compressor, Digester, chunk_digest, decode_chunk, verify_chunk
+from rafs.codec import chunk_digest, decode_chunk, verify_chunk
+from rafs.codes import Compressor, Digester
 from rafs.errors import BlobCorrupt
 from tests.fakes import blobs
 

@@ -17,7 +17,7 @@ import msgspec
 
 from rafs.blob_record import BlobRecord
 from rafs.chunk_table import BootstrapChunks
-from rafs.codec import DIGEST_SIZE
+from rafs.codes import DIGEST_SIZE
 from rafs.prefetch.plan import Stage
 
 Told = Literal["", "digests", "records"]

@@ -12,7 +12,8 @@ from rafs.blob_meta import BlobMeta, unpack_section
 from rafs.blob_record import CI_HEADER_SIZE, BlobRecord
 from rafs.build import BuildOptions, build_image
 from rafs.build.bootstrap import encode_rdev
-from rafs.codec import Compressor, decode_chunk, verify_chunk
+from rafs.codec import decode_chunk, verify_chunk
+from rafs.codes import Compressor
 from rafs.image import Image, Inode
 from rafs.toc import parse_toc, toc_range
 from tests.trees import Entry
