@@ -1,15 +1,16 @@
 """What the agent of a cache directory keeps in its sandbox.
 
-It speaks to registries, so it keeps the network, name resolution and certificates; it writes its cache, and
-reads Python's modules, for it imports late. It has no capability, no device, and no mount of any guest. What
-back-ends read besides it reads by descriptors that workers opened, so no path of theirs is in reach;
-Landlock, which would forbid that too, bounds what may be written.
+It speaks to registries, so it keeps the network, name resolution, certificates and Docker's logins; it
+writes its cache, and reads Python's modules, for it imports late. It has no capability, no device, and no
+mount of any guest. What back-ends read besides it reads by descriptors that workers opened, so no path of
+theirs is in reach; Landlock, which would forbid that too, bounds what may be written.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from rafs.registry.credentials import docker_config_directories
 from vhostfs.sandbox_nydusd import code_directories
 from vhostfs.sandbox_options import SandboxOptions
 from vhostfs.sandbox_policy import ALWAYS, Place, SandboxPolicy, Use, chosen_places
@@ -44,7 +45,7 @@ NETWORK = [
 def agent_policy(cache_dir: Path, chosen: SandboxOptions) -> SandboxPolicy:
     """What `vhostfs agent` keeps. `cache_dir` is absolute and exists."""
     places = [Place(cache_dir, Use.WRITE)]
-    places += [Place(path, Use.READ) for path in NETWORK]
+    places += [Place(path, Use.READ) for path in (*NETWORK, *docker_config_directories())]
     places += [Place(path, Use.CODE) for path in code_directories()]
     return SandboxPolicy(
         places=(*places, *ALWAYS, *chosen_places(chosen)),

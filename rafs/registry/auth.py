@@ -71,12 +71,14 @@ class Authorizer:
         fixed_token: str = "",
         proxy: str | None = None,
         secure: bool = True,
+        direct: bool = True,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """`fixed_token` is a bearer token of the configuration, sent before anything is asked for.
 
         `secure`: the host is spoken to with TLS, so credentials are not sent to a token server without.
+        `direct`: it is the registry itself, spoken to without a proxy (see Credentials.current).
         """
         self._pool = pool
         self._options = options
@@ -85,6 +87,7 @@ class Authorizer:
         self._fixed_token = fixed_token
         self._proxy = proxy
         self._secure = secure
+        self._direct = direct
         self._clock = clock
         self._chance = chance
         self._challenge: Challenge | None = None
@@ -170,7 +173,7 @@ class Authorizer:
 
     async def _login(self) -> Login | None:
         try:
-            return await self._credentials.current()
+            return await self._credentials.current(direct=self._direct)
         except CredentialError as error:
             raise HttpFailure("auth", self._host, f"no credentials for it: {error}") from None
 

@@ -181,6 +181,7 @@ class RegistryClient:
                 fixed_token=self._fixed_token,
                 proxy=route.proxy,
                 secure=route.base.startswith("https:"),
+                direct=route.is_source and route.proxy is None,
             )
         return found
 

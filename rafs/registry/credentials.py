@@ -74,14 +74,18 @@ class Credentials:
         """New ones from the API; they go before all others. "" takes them back."""
         self._set = auth
 
-    async def current(self) -> Login | None:
-        """Who we are now; None when there is nothing to log in with. Raises CredentialError."""
+    async def current(self, *, direct: bool = True) -> Login | None:
+        """Who we are now; None when there is nothing to log in with. Raises CredentialError.
+
+        Docker's logins are the machine's: they go to the host itself (`direct`), never by a mirror or proxy,
+        which may have been named by somebody who must not see them.
+        """
         if self._set:
             return parse_auth(self._set, "registry_auth, set by the API")
         if self._configured:
             return parse_auth(self._configured, "auth in the configuration")
         path = self._docker_config or docker_config_path()
-        if path is None:
+        if path is None or not direct:
             return None
         content = await asyncio.to_thread(_read_json, path)
         return await self._from_docker(content, path) if content else None
@@ -109,6 +113,15 @@ class Credentials:
 
 def docker_config_path() -> Path | None:
     """The file that docker, podman and others log in to; None when there is none."""
+    return next((path for path in _docker_config_paths() if path.is_file()), None)
+
+
+def docker_config_directories() -> list[Path]:
+    """Where that file is looked for. In them it is replaced when somebody logs in."""
+    return [path.parent for path in _docker_config_paths()]
+
+
+def _docker_config_paths() -> list[Path]:
     candidates = []
     if file := os.environ.get("REGISTRY_AUTH_FILE"):
         candidates.append(Path(file))
@@ -116,7 +129,7 @@ def docker_config_path() -> Path | None:
         candidates.append(Path(folder) / "config.json")
     with suppress(RuntimeError):  # no home
         candidates.append(Path.home() / ".docker" / "config.json")
-    return next((path for path in candidates if path.is_file()), None)
+    return candidates
 
 
 def _keys(host: str, repository: str) -> list[str]:

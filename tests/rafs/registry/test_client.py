@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -16,6 +18,7 @@ from rafs.errors import BlobAuthError, BlobCorrupt, BlobNetworkError, BlobNotFou
 from rafs.registry.client import RegistryClient
 from rafs.registry.credentials import Credentials
 from tests.fakes.accounts import BASIC, REPOSITORY
+from tests.fakes.forward_proxy import ForwardProxy
 from tests.fakes.registry import FakeRegistry, Storage, ranged
 
 CONTENT = bytes(range(256)) * 40
@@ -263,3 +266,27 @@ async def test_another_way_is_asked_when_the_bytes_were_wrong() -> None:
         await registry.stop()
         with pytest.raises(BlobNetworkError, match=r"no connection.*; mirror: answers 404"):
             await client.blobs.read(DIGEST, 0, 10)
+
+
+async def test_dockers_logins_go_to_the_registry_itself_only(tmp_path: Path) -> None:
+    """Whoever writes a configuration may name a mirror or proxy, and must not get the machine's logins so."""
+    path = tmp_path / "config.json"
+    async with (
+        FakeRegistry({BLOB_ID: CONTENT}) as registry,
+        FakeRegistry({BLOB_ID: CONTENT}) as mirror,
+        ForwardProxy() as proxy,
+        client_of(registry) as client,
+    ):
+        path.write_text(json.dumps({"auths": {registry.host: {"auth": BASIC}}}))
+        client.credentials = Credentials(registry.host, REPOSITORY, docker_config=path)
+        registry.login = mirror.login = "basic"
+        client.set_routes(
+            [
+                Route(mirror.url, "mirror", is_source=False),
+                Route(registry.url, "proxied", proxy=proxy.url),
+                Route(registry.url, registry.host),
+            ]
+        )
+        assert await client.blobs.read(DIGEST, 0, 10) == CONTENT[:10]
+        assert not any("Authorization" in seen.headers for seen in mirror.requests)
+        assert proxy.requests and not any("Authorization" in headers for _, headers in proxy.requests)

@@ -98,3 +98,37 @@ def test_logins_at_mount_and_while_the_image_is_used(image: BuiltImage, tmp_path
         for secret in (PASSWORD, "rotated", BASIC, auth):
             assert secret not in nydusd.log
         assert nydusd.end() == 0
+
+
+def test_who_has_logged_in_with_docker_needs_no_auth(
+    image: BuiltImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is read by the agent, in its sandbox, whenever credentials are needed: also a new one."""
+    home = tmp_path / "home"
+    (home / ".docker").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    (blob,) = image.blob_dir.iterdir()
+    folder = tmp_path / "registry"
+    with docker_registry_at(folder) as plain:
+        plain.push_blob(REPOSITORY, blob.read_bytes())
+    words = ["virtiofs", "--log-level", "info", "--apisock", "api", "--sock", "vu"]
+    with docker_registry_at(folder, login="basic") as registry, started(tmp_path, words) as nydusd:
+        wait_go(nydusd)
+        config = registry_config(registry, tmp_path / "cache", "")
+        body = {"fs_type": "rafs", "source": str(image.bootstrap), "config": config}
+        file = home / ".docker" / "config.json"
+
+        def refused() -> str:
+            status, answer = nydusd.call("POST", f"/api/v1/mount?mountpoint={MOUNTPOINT}", body)
+            assert status == 500
+            return str(answer["message"])
+
+        assert "there are none for it" in refused()
+        file.write_text(json.dumps({"credHelpers": {registry.host: "test"}}))
+        assert "docker-credential-test: it cannot be run: " in refused()
+        file.write_text(json.dumps({"auths": {registry.host: {"auth": BASIC}}}))
+        assert nydusd.call("POST", f"/api/v1/mount?mountpoint={MOUNTPOINT}", body) == (204, None)
+        with closing(Guest(str(nydusd.sock))) as guest:
+            assert guest.read(f"{MOUNTPOINT}/dir/file3".encode()) == b"content 3\n"
