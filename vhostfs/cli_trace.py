@@ -1,4 +1,4 @@
-"""`vhostfs trace`: record what a program reads of an image, look at it, and merge recordings.
+"""`vhostfs trace`: record what a program reads of an image, look at it, merge, and keep it beside the image.
 
 A trace is given to a start (`vhostfs serve --trace`), which prefetches in that order.
 """
@@ -21,7 +21,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "trace",
         help="record what is read of an image, to prefetch it next time",
         description="Record the first accesses to an image (or use vhostfs serve --trace-out), look at what "
-        "was recorded, and merge the traces of several runs.",
+        "was recorded, merge the traces of several runs, and keep them beside the image in its registry.",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     record = actions.add_parser(
@@ -55,6 +55,28 @@ def add_parser(subparsers: Subparsers) -> None:
     merge.add_argument("traces", metavar="TRACE", type=Path, nargs="+")
     merge.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="the merged trace")
     merge.set_defaults(run=run_merge)
+    push = actions.add_parser(
+        "push",
+        help="store a trace beside its image in a registry",
+        description="The image stays as it is: the trace becomes an artifact that refers to it. Credentials "
+        "are those of docker login.",
+    )
+    push.add_argument("trace", metavar="TRACE", type=Path)
+    push.add_argument("image", metavar="IMAGE", help="such as registry.example/web:1")
+    push.set_defaults(run=run_push)
+    pull = actions.add_parser(
+        "pull",
+        help="fetch the trace beside an image in a registry",
+        description="Fetch the newest trace that was pushed beside an image.",
+    )
+    pull.add_argument("image", metavar="IMAGE")
+    pull.add_argument("--merge", action="store_true", help="merge all of them")
+    where = pull.add_mutually_exclusive_group(required=True)
+    where.add_argument("-o", "--output", metavar="FILE", type=Path, help="the trace")
+    where.add_argument(
+        "--bootstrap", metavar="FILE", type=Path, help="the image: write beside it, where --trace auto looks"
+    )
+    pull.set_defaults(run=run_pull)
 
 
 def run_record(args: argparse.Namespace) -> int:
@@ -107,8 +129,35 @@ def run_merge(args: argparse.Namespace) -> int:
     return _reporting(merge)
 
 
+def run_push(args: argparse.Namespace) -> int:
+    """0, or 1 when it could not be stored."""
+
+    def push() -> None:
+        from vhostfs.trace_remote import push
+        from vhostfs.tracing import read_trace
+
+        print(push(args.image, read_trace(args.trace)))
+
+    return _reporting(push)
+
+
+def run_pull(args: argparse.Namespace) -> int:
+    """0, or 1 when there is none, or it could not be had."""
+
+    def pull() -> None:
+        from vhostfs.trace_remote import pull
+        from vhostfs.tracing import AUTO, trace_path, write_trace
+
+        trace = pull(args.image, merge=args.merge)
+        write_trace(args.output or trace_path(AUTO, args.bootstrap), trace)
+        print(f"{len(trace.accesses):,} chunks of {trace.runs} runs")
+
+    return _reporting(pull)
+
+
 def _reporting(work: Callable[[], None]) -> int:
     """Run it; what it raises is told in a line."""
+    from rafs.errors import BuildError, RafsError
     from rafs.image import ImageError
     from rafs.trace.errors import TraceError
     from vhostfs.runtime import os_error_text
@@ -118,7 +167,7 @@ def _reporting(work: Callable[[], None]) -> int:
     except OSError as error:
         print(f"vhostfs trace: {os_error_text(error)}", file=sys.stderr)
         return 1
-    except (ImageError, TraceError) as error:
+    except (BuildError, ImageError, RafsError, TraceError) as error:
         print(f"vhostfs trace: {error}", file=sys.stderr)
         return 1
     return 0

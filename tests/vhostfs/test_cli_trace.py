@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 
 from rafs.image import Image
 from rafs.trace.format import Access, Trace
+from tests.fakes.served_registry import registry_served
+from tests.rafs.trace.test_registry import an_image
 from tests.rafs.trace.traces import trace_of
 from tests.vhostfs.conftest import BuiltImage
 from tests.vhostfs.nydusd.daemon_process import snapshotter_config, started, wait_go
 from tests.vhostfs.test_daemon import Guest
 from vhostfs.__main__ import main
-from vhostfs.tracing import read_trace, sha256_of, write_trace
+from vhostfs.tracing import find_trace, read_trace, sha256_of, write_trace
 
 MERGED = "2 chunks of 2 runs, 1 of them read in every one\n"
 
@@ -96,3 +99,31 @@ def test_what_is_no_trace(image: BuiltImage, tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err == f"vhostfs trace: {boot}: it is not a trace: the magic number is wrong\n"
     assert main(["trace", "merge", str(tmp_path / "nothing"), "-o", str(tmp_path / "x")]) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+def test_push_and_pull(image: BuiltImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And `--trace auto` looks where pull writes it by default."""
+    for number, chunks in enumerate([[(0, 1)], [(0, 1), (0, 2)]]):
+        write_trace(tmp_path / str(number), trace_of(chunks))
+    boot = tmp_path / "boot"
+    boot.write_bytes(image.bootstrap.read_bytes())
+    with registry_served(tmp_path / "registry") as host:
+        name = f"{host}/team/web:1"
+        assert main(["trace", "pull", name, "--bootstrap", str(boot)]) == 1
+        assert f"manifest 1 of {host}/team/web" in capsys.readouterr().err
+        asyncio.run(push_an_image(host))
+        for number in range(2):
+            assert main(["trace", "push", str(tmp_path / str(number)), name]) == 0
+            assert capsys.readouterr().out.startswith("sha256:")
+        assert main(["trace", "pull", name, "--bootstrap", str(boot)]) == 0
+        assert capsys.readouterr().out == "2 chunks of 1 runs\n"
+        assert find_trace("auto", boot) == read_trace(tmp_path / "1")
+        assert main(["trace", "pull", name, "--merge", "-o", str(tmp_path / "merged")]) == 0
+        assert read_trace(tmp_path / "merged").runs == 2
+    assert main(["trace", "push", str(boot), "No/Image"]) == 1
+    assert "not a trace" in capsys.readouterr().err
+
+
+async def push_an_image(host: str) -> None:
+    async with an_image(host):
+        pass
