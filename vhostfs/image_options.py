@@ -127,6 +127,6 @@ def layer_bars() -> Iterator[Progress | None]:
                 bars.update(tasks[layer], description=outcome, completed=1, total=1)
 
             def say(self, text: str) -> None:
-                bars.console.print(text)
+                bars.console.print(text, highlight=False)
 
         yield Reporter()

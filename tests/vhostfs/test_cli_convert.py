@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -187,6 +189,32 @@ def test_what_cannot_be_converted(
     err = capsys.readouterr().err
     assert err.startswith("vhostfs convert: ") and said in err
     assert err.count("\n") == 1
+
+
+def test_a_terminal_sees_a_bar_for_each_layer(tmp_path: Path, source: Layout) -> None:
+    """And nothing else does: elsewhere what is said on stderr is warnings and errors."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "vhostfs", "convert", f"{source.folder}:v1", f"{tmp_path}/target:t"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    with subprocess.Popen(
+        [*command, "--work-dir", str(tmp_path / "work")],
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        env=environment,
+    ) as process:
+        os.close(follower)
+        said = b""
+        with suppress(OSError):  # EIO: nobody writes any more
+            while data := os.read(leader, 1 << 16):
+                said += data
+        os.close(leader)
+        out, _ = process.communicate()
+    shown = said.decode()
+    assert process.returncode == 0, shown
+    for layer in json.loads(source.read(source.resolve("v1")))["layers"]:
+        assert layer["digest"].removeprefix("sha256:")[:12] in shown
+    assert "converted" in shown and "merging 3 layers" in shown
+    assert b"\x1b" not in out
 
 
 def test_interrupted_it_goes_on(tmp_path: Path, source: Layout) -> None:
