@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rafs.oci.descriptor import OCI_MANIFEST, Descriptor
+from rafs.oci.descriptor import OCI_MANIFEST, RAFS_MANIFEST, Descriptor
 
 PREFIX = "containerd.io/snapshot/"
 OS_FEATURE = "nydus.remoteimage.v1"
-ARTIFACT_TYPE = "application/vnd.nydus.image.manifest.v1+json"
 #: of a configuration in an index that has the original too: clients that know no RAFS must not take it
 RAFS_CONFIG = "application/vnd.nydus.image.config.v1+json"
 
@@ -79,6 +78,7 @@ def converted_manifest(
         },
     }
     if has_subject:
+        manifest["artifactType"] = RAFS_MANIFEST  # who looks for referrers can ask for these
         # without its platform, which some registries refuse
         manifest["subject"] = Descriptor(original.media_type, original.digest, original.size).document()
     return manifest

@@ -7,10 +7,8 @@ it was, but for content that nothing names yet and the next try will find.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from rafs.build import MergeResult, merge_bootstraps
@@ -18,7 +16,6 @@ from rafs.build.errors import BuildError
 from rafs.convert.bootstrap_layer import pack_bootstrap_layer
 from rafs.convert.dictionary import fetch_dictionary
 from rafs.convert.document import (
-    ARTIFACT_TYPE,
     OS_FEATURE,
     RAFS_CONFIG,
     blob_layer,
@@ -30,12 +27,14 @@ from rafs.convert.document import (
 from rafs.convert.layer import MEDIA_TYPE_BLOB, ConvertedLayer, LayerConverter
 from rafs.convert.options import ConvertOptions, KeepOci
 from rafs.convert.progress import NoProgress, Progress
+from rafs.convert.work_dir import WorkDir
 from rafs.oci.descriptor import (
     INDEXES,
     OCI_CONFIG,
     OCI_INDEX,
     OCI_LAYER_GZIP,
     OCI_MANIFEST,
+    RAFS_MANIFEST,
     Descriptor,
     pack_document,
     parse_document,
@@ -75,29 +74,26 @@ async def convert_image(
 ) -> ConvertResult:
     """Convert the image that `source` names for `target`. Raises BuildError, BlobUnavailable."""
     options.build.validate()
-    _make(options.work_dir)
-    with tempfile.TemporaryDirectory(dir=options.work_dir, prefix="dictionary-") as folder:
+    work_dir = WorkDir(options.work_dir)
+    await asyncio.to_thread(work_dir.sweep)
+    with work_dir.scratch() as folder:
         if options.dictionary is not None:
-            bootstrap = await fetch_dictionary(options.dictionary, Path(folder))
+            bootstrap = await fetch_dictionary(options.dictionary, folder)
             options = replace(options, build=replace(options.build, chunk_dict=bootstrap))
-        return await _Conversion(source, target, options, progress or NoProgress()).run()
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BuildError(f"cannot use the working directory: {error.filename!r}: {error.strerror}") from error
+        return await _Conversion(source, target, options, work_dir, progress or NoProgress()).run()
 
 
 class _Conversion:
-    def __init__(self, source: Place, target: Place, options: ConvertOptions, progress: Progress) -> None:
+    def __init__(
+        self, source: Place, target: Place, options: ConvertOptions, work_dir: WorkDir, progress: Progress
+    ) -> None:
         self._source = source
         self._target = target
         self._options = options
+        self._work_dir = work_dir
         self._progress = progress
         self._layers = LayerConverter(
-            source, target, options.work_dir / "layers", options.build, progress, options.layers_at_once
+            source, target, work_dir, options.build, progress, options.layers_at_once
         )
 
     async def run(self) -> ConvertResult:
@@ -138,7 +134,7 @@ class _Conversion:
             platform = dict(image.original.platform)
             if entries:
                 platform["os.features"] = [OS_FEATURE]
-            converted.append(image.manifest.but(platform=platform, artifactType=ARTIFACT_TYPE))
+            converted.append(image.manifest.but(platform=platform, artifactType=RAFS_MANIFEST))
         document = {
             "schemaVersion": 2,
             "mediaType": OCI_INDEX,
@@ -158,16 +154,16 @@ class _Conversion:
             await self._source.read(original.config), f"configuration {original.config.digest}"
         )
         layers = await self._layers.convert_all(original.layers, keep=keep is not KeepOci.NONE)
-        with tempfile.TemporaryDirectory(dir=self._options.work_dir, prefix="merge-") as folder:
+        with self._work_dir.scratch() as folder:
             self._progress.say(f"merging {len(layers)} layers")
             merged = await asyncio.to_thread(
                 merge_bootstraps,
                 [layer.bootstrap for layer in layers],
-                Path(folder, "merged"),
+                folder / "merged",
                 prefetch=self._options.prefetch,
             )
             boot, diff_id, path = await asyncio.to_thread(
-                pack_bootstrap_layer, merged.bootstrap_path, Path(folder), OCI_LAYER_GZIP
+                pack_bootstrap_layer, merged.bootstrap_path, folder, OCI_LAYER_GZIP
             )
             await self._target.put_blob(boot, path, _no_report)
         shared, own, has_blob = _used_blobs(layers, merged)
@@ -225,8 +221,8 @@ class _Conversion:
     async def _copy_blob(self, blob: Descriptor) -> None:
         if await self._target.take_blob(blob, [self._source.home]):
             return
-        with tempfile.TemporaryDirectory(dir=self._options.work_dir, prefix="copy-") as folder:
-            path = await self._source.fetch(blob, Path(folder), _no_report)
+        with self._work_dir.scratch() as folder:
+            path = await self._source.fetch(blob, folder, _no_report)
             await self._target.put_blob(blob, path, _no_report)
 
 

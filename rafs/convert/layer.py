@@ -12,13 +12,11 @@ conversion that was interrupted goes on where it was, and a layer that many imag
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import json
-import os
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +24,7 @@ import msgspec
 
 from rafs.build import BuildOptions, BuildResult, PrefetchPolicy, TarSource, Whiteouts, build_image
 from rafs.convert.progress import Progress
+from rafs.convert.work_dir import WorkDir
 from rafs.errors import BuildError
 from rafs.oci.descriptor import Descriptor
 from rafs.oci.place import BlobTarget, Place
@@ -34,7 +33,6 @@ from rafs.oci.place import BlobTarget, Place
 VERSION = 1
 MEDIA_TYPE_BLOB = "application/vnd.oci.image.layer.nydus.blob.v1"
 _MAX_HOMES = 32
-_LOCK_PAUSE_S = 0.2
 
 
 class _Record(msgspec.Struct):
@@ -64,7 +62,7 @@ class LayerConverter:
         self,
         source: Place,
         target: BlobTarget,
-        work_dir: Path,
+        work_dir: WorkDir,
         options: BuildOptions,
         progress: Progress,
         at_once: int,
@@ -101,8 +99,7 @@ class LayerConverter:
 
     async def _convert_once(self, layer: Descriptor, keep: bool) -> ConvertedLayer:
         _refuse_unknown(layer)
-        folder = self._work_dir / self._key(layer)
-        async with self._slots, _locked(folder):
+        async with self._slots, self._work_dir.layer(self._key(layer)) as folder:
             return await self._convert(layer, folder, keep)
 
     async def _convert(self, layer: Descriptor, folder: Path, keep: bool) -> ConvertedLayer:
@@ -214,26 +211,6 @@ class LayerConverter:
             path = await self._fetch(layer, folder)
         self._progress.begin(layer.digest, "push", layer.size)
         await self._target.put_blob(layer, path, lambda size: self._progress.advance(layer.digest, size))
-
-
-@asynccontextmanager
-async def _locked(folder: Path) -> AsyncIterator[None]:
-    """Have the folder for ourselves; another conversion that has it is waited for."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise BuildError(f"cannot use the working directory: {error.filename!r}: {error.strerror}") from error
-    try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(_LOCK_PAUSE_S)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _refuse_unknown(layer: Descriptor) -> None:

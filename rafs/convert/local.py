@@ -14,6 +14,7 @@ from rafs.build import MergeResult, merge_bootstraps
 from rafs.convert.layer import ConvertedLayer, LayerConverter
 from rafs.convert.options import ConvertOptions
 from rafs.convert.progress import NoProgress, Progress
+from rafs.convert.work_dir import WorkDir
 from rafs.errors import BuildError
 from rafs.oci.descriptor import INDEXES, Descriptor
 from rafs.oci.image import Manifest, Platform, parse_index, wanted_manifests
@@ -76,6 +77,8 @@ async def build_layers(
     Raises BuildError, BlobUnavailable.
     """
     options.build.validate()
+    work_dir = WorkDir(options.work_dir)
+    await asyncio.to_thread(work_dir.sweep)
     top = await source.resolve()
     if top.media_type in INDEXES:
         wanted, _ = wanted_manifests(parse_index(top, await source.read(top)), options.platforms)
@@ -87,7 +90,7 @@ async def build_layers(
     converter = LayerConverter(
         source,
         BlobFolder(blob_dir),
-        options.work_dir / "layers",
+        work_dir,
         options.build,
         progress or NoProgress(),
         options.layers_at_once,

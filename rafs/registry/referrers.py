@@ -23,6 +23,7 @@ from rafs.oci.descriptor import (
     OCI_EMPTY,
     OCI_INDEX,
     OCI_MANIFEST,
+    RAFS_MANIFEST,
     Descriptor,
     InvalidImage,
     pack_document,
@@ -35,8 +36,8 @@ MAX_REFERRERS = 10_000
 #: two who push at the same time overwrite each other's index; the loser sees it and does it again
 _FALLBACK_ROUNDS = 5
 _EMPTY = b"{}"
-#: what stands for the artifact type of a manifest that is an image
-_IMAGE_CONFIGS = (OCI_CONFIG, DOCKER_CONFIG)
+#: artifact types of manifests that are images, their configuration's if they have no other
+_IMAGES = (RAFS_MANIFEST, OCI_CONFIG, DOCKER_CONFIG)
 _locks: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
 
 
@@ -160,7 +161,7 @@ async def _write_fallback(pusher: Pusher, subject: str, referrer: Descriptor) ->
         if any(one.digest == referrer.digest for one in known):
             return
         # images first: nydus-snapshotter looks at the first referrer only
-        is_image = referrer.more.get("artifactType") in _IMAGE_CONFIGS
+        is_image = referrer.more.get("artifactType") in _IMAGES
         listed = [referrer, *known] if is_image else [*known, referrer]
         index = {
             "schemaVersion": 2,

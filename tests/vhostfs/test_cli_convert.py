@@ -229,10 +229,13 @@ def test_interrupted_it_goes_on(tmp_path: Path, source: Layout) -> None:
         for lock in locks:
             fcntl.flock(lock, fcntl.LOCK_EX)
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            while not _has_open(process.pid, {lock.name for lock in locks}):
-                assert process.poll() is None
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate()
+            try:
+                while not _has_open(process.pid, {lock.name for lock in locks}):
+                    assert process.poll() is None
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate()
+            finally:
+                process.kill()
         assert (process.returncode, said) == (130, "vhostfs convert: interrupted; started again it goes on\n")
         for lock in locks:
             lock.close()

@@ -5,10 +5,11 @@
     repositories/NAME/_manifests/HEX        its media type
     repositories/NAME/_tags/TAG             the digest
     repositories/NAME/_referrers/HEX/HEX    empty: the latter manifest has the former as subject
-    uploads/                                begun and not ended; emptied at the start
+    uploads/                                begun and not ended
 
 Names of repositories have no underscore at the start of a part, so the folders cannot meet. Files appear
-whole. Everything here blocks; the server calls it in threads.
+whole. At the start, uploads go, and content that nothing links. Everything here blocks; the server calls it
+in threads.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Store:
                 raise StoreError(f"{str(folder)!r} is served by another process; stop that first") from None
             for left in self.uploads.iterdir():
                 left.unlink()
+            self._remove_unlinked()
         except OSError as error:
             raise StoreError(f"{error.filename!r}: {error.strerror}") from error
 
@@ -108,6 +110,17 @@ class Store:
             return False
         self._collect(digest)
         return True
+
+    def _remove_unlinked(self) -> None:
+        """Remove content that was stored and not linked before the last server ended."""
+        linked: set[str] = set()
+        for name in self.names():
+            for part in ("_blobs", "_manifests"):
+                with suppress(FileNotFoundError):
+                    linked.update(os.listdir(self._repositories / name / part))  # noqa: PTH208 (names only)
+        for path in self._content.iterdir():
+            if path.name not in linked:
+                path.unlink()
 
     def _collect(self, digest: str) -> None:
         """Remove content that no repository has any more."""

@@ -16,7 +16,7 @@ from rafs.build import BuildOptions
 from rafs.convert import ConvertOptions, KeepOci, convert_image
 from rafs.errors import BuildError
 from rafs.image import Image
-from rafs.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
+from rafs.oci.descriptor import OCI_INDEX, OCI_MANIFEST, RAFS_MANIFEST, Descriptor
 from rafs.oci.image import Platform
 from rafs.oci.layout import Layout
 from rafs.oci.place import Place, RegistryPlace
@@ -222,7 +222,7 @@ async def test_as_referrer(tmp_path: Path, source: Layout, registry: str) -> Non
             top = await place.resolve()
             assert top.digest == source.resolve("v1").digest == result.named.digest
             assert isinstance(place, RegistryPlace)
-            (referrer,) = await list_referrers(place._client, top.digest)
+            (referrer,) = await list_referrers(place._client, top.digest, RAFS_MANIFEST)
             content = await fetch_all(place, Descriptor(OCI_MANIFEST, referrer.digest, referrer.size))
     assert json.loads(content[referrer.digest])["subject"] == {
         "mediaType": OCI_MANIFEST,

@@ -304,9 +304,12 @@ async def test_what_was_pushed_is_there_after_a_restart(tmp_path: Path) -> None:
         await ask("PATCH", headers["Location"], b"half")
         with pytest.raises(StoreError, match="is served by another process"):
             Store(tmp_path)
+        kept = {path.name for path in (tmp_path / "blobs" / "sha256").iterdir()}
+    (tmp_path / "blobs" / "sha256" / ("0" * 64)).write_bytes(b"its server ended before it had a home")
     async with served(tmp_path) as ask:
         assert (await ask("HEAD", "/v2/a/b/manifests/v1"))[1]["Docker-Content-Digest"] == digest
         assert list((tmp_path / "uploads").iterdir()) == []
+        assert {path.name for path in (tmp_path / "blobs" / "sha256").iterdir()} == kept
 
 
 async def test_a_part_that_breaks_off_can_be_gone_on_with(tmp_path: Path) -> None:
