@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.accounts import BASIC, PASSWORD, REPOSITORY, USER
+from tests.fakes.certificates import certified
 from tests.fakes.registries import DockerRegistry, docker_registry_at, wait_until_tokens_expire
 from tests.fakes.token_server import TokenServer
 from tests.vhostfs.conftest import BuiltImage
@@ -21,8 +22,8 @@ from tests.vhostfs.test_daemon import Guest
 MOUNTPOINT = "/rafs/3f4e2a90d1b7c6/lowerdir"
 
 
-def registry_config(registry: DockerRegistry, work_dir: Path, auth: str) -> str:
-    """What nydus-snapshotter writes for an image in a registry (contract 4.3)."""
+def registry_config(registry: DockerRegistry, work_dir: Path, auth: str, **fields: object) -> str:
+    """What nydus-snapshotter writes for an image in a registry (contract 4.3), and other `fields`."""
     config = json.loads(snapshotter_config(work_dir, work_dir, prefetch=False))
     config["device"]["backend"] = {
         "type": "registry",
@@ -31,12 +32,13 @@ def registry_config(registry: DockerRegistry, work_dir: Path, auth: str) -> str:
             "host": registry.host,
             "repo": REPOSITORY,
             "auth": auth,
-            "scheme": "http",
+            "scheme": registry.scheme,
             "proxy": {"fallback": False},
             "timeout": 2,
             "connect_timeout": 2,
             "retry_limit": 2,
-        },
+        }
+        | fields,
     }
     return json.dumps(config)
 
@@ -130,5 +132,30 @@ def test_who_has_logged_in_with_docker_needs_no_auth(
         assert "docker-credential-test: it cannot be run: " in refused()
         file.write_text(json.dumps({"auths": {registry.host: {"auth": BASIC}}}))
         assert nydusd.call("POST", f"/api/v1/mount?mountpoint={MOUNTPOINT}", body) == (204, None)
+        with closing(Guest(str(nydusd.sock))) as guest:
+            assert guest.read(f"{MOUNTPOINT}/dir/file3".encode()) == b"content 3\n"
+
+
+def test_a_ca_that_the_configuration_names(image: BuiltImage, tmp_path: Path) -> None:
+    """The worker opens the file, the agent trusts it."""
+    authority = certified("an authority")
+    trusted, _ = authority.write(tmp_path, "authority")
+    (blob,) = image.blob_dir.iterdir()
+    folder = tmp_path / "registry"
+    with docker_registry_at(folder) as plain:
+        plain.push_blob(REPOSITORY, blob.read_bytes())
+    files = certified("a registry", authority).write(tmp_path, "server")
+    words = ["virtiofs", "--log-level", "info", "--apisock", "api", "--sock", "vu"]
+    with docker_registry_at(folder, certificate=files) as registry, started(tmp_path, words) as nydusd:
+        wait_go(nydusd)
+
+        def mount(**fields: object) -> tuple[int, object]:
+            config = registry_config(registry, tmp_path / "cache", "", **fields)
+            body = {"fs_type": "rafs", "source": str(image.bootstrap), "config": config}
+            return nydusd.call("POST", f"/api/v1/mount?mountpoint={MOUNTPOINT}", body)
+
+        status, answer = mount()
+        assert status == 500 and "its certificate is not trusted" in str(answer)
+        assert mount(ca_cert_files=[str(trusted)]) == (204, None)
         with closing(Guest(str(nydusd.sock))) as guest:
             assert guest.read(f"{MOUNTPOINT}/dir/file3".encode()) == b"content 3\n"
