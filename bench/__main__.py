@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from bench import build, cold, cold_start, hits, passthrough, prefetch_cost, registry, stall, startup, storm
+from bench import (
+    agent,
+    build,
+    cold,
+    cold_start,
+    hits,
+    passthrough,
+    prefetch_cost,
+    registry,
+    stall,
+    startup,
+    storm,
+)
 
 
 def main() -> int:
@@ -19,6 +31,7 @@ def main() -> int:
         cold_start,
         prefetch_cost,
         registry,
+        agent,
         build,
     ):
         status = question.main([]) or status

@@ -282,6 +282,7 @@ def _check_same(open_record: BlobRecord, record: BlobRecord) -> None:
         "ci_uncompressed_size",
         "ci_compressor",
         "ci_record_size",
+        "toc_digest",
     ):
         ours, theirs = getattr(open_record, name), getattr(record, name)
         if ours != theirs:

@@ -80,6 +80,7 @@ class BlobTail:
         self._backend = backend
         self._pool = pool
         self._bootstrap_digests = bootstrap_digests
+        self._is_doubtful = False
         self._toc: Toc | None = None
         self._meta_is_checked = False
         self._sources: list[DigestOf] | None = None  # None: not looked for yet
@@ -122,8 +123,13 @@ class BlobTail:
             self._sources = None
 
     def take_doubtful(self) -> list[Run]:
-        """Chunks whose READY bits vouch for nothing: none, as the chunk map belongs to the blob.meta."""
-        return []
+        """Chunks whose READY bits vouch for nothing: all, where they were not set under this image's TOC.
+
+        Whoever first used a blob of this name may have said what is in it otherwise, and lied. What is there
+        is verified before it is served.
+        """
+        is_doubtful, self._is_doubtful = self._is_doubtful, False
+        return [(0, self.record.chunk_count)] if is_doubtful else []
 
     async def _find_digests(self) -> list[DigestOf]:
         toc = await self._load_toc()
@@ -179,13 +185,15 @@ class BlobTail:
     def _cached_toc(self) -> Toc | None:
         """Only one that the blob table vouches for: others may be of another blob or of no blob at all."""
         content = self._cache.read_metadata("toc")
-        if content is None or self.record.toc_digest is None:
+        if self.record.toc_digest is None:
             return None
-        try:
-            return self._parse_toc(content, None)
-        except ImageCorrupt as error:
-            log.warning("%s: %s; reading it from the blob again", self._cache.metadata_path("toc"), error)
-            return None
+        if content is not None:
+            try:
+                return self._parse_toc(content, None)
+            except ImageCorrupt as error:
+                log.warning("%s: %s; reading it from the blob again", self._cache.metadata_path("toc"), error)
+        self._is_doubtful = True
+        return None
 
     def _store_toc(self, tail: bytes, blob_size: int) -> Toc:
         toc = self._parse_toc(tail, blob_size)

@@ -9,9 +9,11 @@ import pytest
 
 from native.dataplane import BLOB_RECORD
 from rafs.errors import ImageCorrupt
-from tests.fakes.blob_store import FAKE, ONE_BY_ONE, SIZES, marker, running
+from tests.fakes.blob_store import COUNT, FAKE, ONE_BY_ONE, SIZES, data_of, marker, running
 from tests.fakes.blobs import (
     BLOB_ID,
+    NONE,
+    FakeBlob,
     MemoryBackend,
     make_blob,
     make_chunks,
@@ -107,3 +109,38 @@ async def test_upcalls_wait_while_too_much_is_going_on(
         backend.gate.set()
         while len(run.ready()) < 4:
             await asyncio.sleep(0)
+
+
+def same_but_for_bytes() -> FakeBlob:
+    """A blob with the id and the layout of FAKE, and other data."""
+    return make_blob([bytes(byte ^ 1 for byte in chunk) for chunk in make_chunks(SIZES)], codec=NONE)
+
+
+async def test_who_lied_about_a_blob_has_lied_to_nobody_else(tmp_path: Path) -> None:
+    """Its cache was filled with what its image and its back-end said; the next one does not believe that."""
+    truth, lie = make_blob(make_chunks(SIZES), codec=NONE), same_but_for_bytes()
+    async with running(tmp_path, MemoryBackend({BLOB_ID: lie.content}), lie) as run:
+        await run.miss(0, COUNT)
+        assert run.ready() == set(range(COUNT))
+    async with running(tmp_path, MemoryBackend({BLOB_ID: truth.content}), truth) as run:
+        assert run.ready() == set()
+        await run.miss(0, COUNT)
+        assert run.statistics("salvaged_chunks", "fetched_chunks") == [0, COUNT]
+        offset = run.blob.meta.chunk(1).uncompressed_offset
+        assert data_of(tmp_path)[offset : offset + SIZES[1]] == make_chunks(SIZES)[1]
+        with pytest.raises(ImageCorrupt, match="toc_digest"):
+            await run.store.open_blob(BLOB_RECORD.parse(lie.entry))
+    async with running(tmp_path, MemoryBackend({BLOB_ID: truth.content}), truth) as run:
+        assert run.ready() == set(range(COUNT))  # by its own word
+
+
+async def test_bits_that_nobody_vouches_for_are_verified_and_not_fetched(tmp_path: Path) -> None:
+    """As nydusd leaves them."""
+    truth = make_blob(make_chunks(SIZES))
+    backend = MemoryBackend({BLOB_ID: truth.content})
+    async with running(tmp_path, backend, truth) as run:
+        await run.miss(0, COUNT)
+    (tmp_path / f"{BLOB_ID}.blob.toc").unlink()
+    async with running(tmp_path, backend, truth) as run:
+        await run.miss(0, COUNT)
+        assert run.statistics("salvaged_chunks", "fetched_chunks") == [COUNT, 0]
