@@ -11,7 +11,7 @@ from native.device import Device, MemoryRegion
 from native.directory import CacheMode, DirectoryFacts, DirectoryOptions, FileHandles
 from native.image import BLOB_RECORD, CHUNK_RECORD, Dirent, Extent, Image, ImageError, Inode
 from native.link import ChunkLink, RingFds, WorkerRings
-from native.session import FuseSession, SessionTerms, adopt_session, session_terms
+from native.session import FuseSession, InFlight, SessionTerms, adopt_session, session_terms
 from native.trace import (
     MAX_TRACE_BLOBS,
     MAX_TRACE_RECORDS,
@@ -46,6 +46,7 @@ __all__ = [
     "FuseSession",
     "Image",
     "ImageError",
+    "InFlight",
     "Inode",
     "MemoryRegion",
     "MountCounters",

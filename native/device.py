@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from native._dataplane import ffi, lib
@@ -13,6 +13,9 @@ from native.directory import DirectoryFacts, DirectoryOptions
 from native.handle import Handle, check
 from native.image import Image
 from native.trace import TraceLog
+
+_FIRST_NODE = 2  # behind FUSE_ROOT_ID
+_MAX_PATH = 64 << 10
 
 
 class MemoryRegion(NamedTuple):
@@ -120,6 +123,27 @@ class Device(Handle):
         """
         check(lib.vfs_device_umount(self.c, os.fsencode(path)), f"umount {path}")
         self._mounted.pop(path, None)
+
+    def serve_host(self) -> None:
+        """Processes of this host will use it: called before the session begins."""
+        lib.vfs_device_serve_host(self.c)
+
+    def nodes(self) -> list[tuple[str, int]]:
+        """The pseudo directories in the order of their making; with each the index of its mount, or 0."""
+        path, index = ffi.new("char[]", _MAX_PATH), ffi.new("uint16_t *")
+        found: list[tuple[str, int]] = []
+        while lib.vfs_device_node(self.c, _FIRST_NODE + len(found), path, _MAX_PATH, index) == 0:
+            found.append((os.fsdecode(ffi.string(path)), index[0]))
+        return found
+
+    def restore_nodes(self, paths: Iterable[str]) -> None:
+        """Make the pseudo directories of a predecessor, as `nodes` had them; before anything is mounted."""
+        for path in paths:
+            check(lib.vfs_device_make_directory(self.c, os.fsencode(path)), f"directory {path}")
+
+    def set_next_index(self, index: int) -> None:
+        """What is mounted next gets this index, which is free, and so node ids that are known already."""
+        lib.vfs_device_next_index(self.c, index)
 
     def set_mem_table(self, regions: Sequence[MemoryRegion]) -> None:
         """Replace guest memory. May wait for reads that are under way."""

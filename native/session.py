@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from native._dataplane import ffi, lib
@@ -15,6 +16,15 @@ class SessionTerms(NamedTuple):
 
     minor: int
     flags: int
+
+
+class InFlight(NamedTuple):
+    """A request that waits. `since_s`: of the epoch."""
+
+    unique: int
+    nodeid: int
+    since_s: int
+    opcode: int
 
 
 def session_terms(device: Device) -> SessionTerms | None:
@@ -34,15 +44,17 @@ def adopt_session(device: Device, terms: SessionTerms) -> None:
 class FuseSession(Handle):
     """Serves a device's mounts to the kernel of this host.
 
-    `fd` is an open /dev/fuse whose session is, or will be, mounted; it is the session's own from now on.
-    `channels` threads read from it, each by a clone; `share_fd`: all from `fd`, so that whoever
-    else holds it keeps the requests that are under way when this process dies. Close it before the device.
+    `fds` are open /dev/fuse of one session that is, or will be, mounted: the first, and clones of it
+    (`vhostfs.fuse_mount`). They are the session's own from now on. `channels` threads read from them in turn.
+    With one descriptor for all, whoever else holds it keeps the requests that are under way when this process
+    dies. Close it before the device.
     """
 
-    def __init__(self, device: Device, fd: int, *, channels: int = 4, share_fd: bool = False) -> None:
+    def __init__(self, device: Device, fds: Sequence[int], *, channels: int = 4) -> None:
         out = ffi.new("struct vfs_session **")
-        check(lib.vfs_session_new(device.c, fd, channels, share_fd, out), "FUSE session")
+        check(lib.vfs_session_new(device.c, list(fds), len(fds), channels, out), "FUSE session")
         super().__init__(out[0])
+        self.fd = fds[0]
 
     def start(self) -> None:
         """Begin to answer. Raises OSError when threads cannot be started."""
@@ -67,6 +79,12 @@ class FuseSession(Handle):
     def forget_entry(self, parent: int, name: str) -> bool:
         """Have the kernel forget `name` in the directory with node id `parent`; False: it knew none."""
         return bool(lib.vfs_session_forget_entry(self.c, parent, os.fsencode(name)) == 0)
+
+    def in_flight(self, limit: int = 1024) -> list[InFlight]:
+        """Requests that wait for a chunk or the disk, the latest first, at most `limit`."""
+        out = ffi.new("struct vfs_in_flight[]", limit)
+        count = lib.vfs_session_in_flight(self.c, out, limit)
+        return [InFlight(one.unique, one.nodeid, one.since_s, one.opcode) for one in out[0:count]]
 
     def statistics(self) -> dict[str, int]:
         """Sums over all channels of `struct vfs_statistics`."""

@@ -11,10 +11,13 @@ from __future__ import annotations
 import array
 import ctypes
 import errno
+import fcntl
 import os
+import re
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +26,7 @@ from typing import NamedTuple
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME = 1, 2, 4, 8, 1024
 MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 MAX_READ = 1 << 20
-FSTYPE = "fuse.vhostfs"
+_FUSE_DEV_IOC_CLONE = 0x8004E500  # _IOR(229, 0, uint32_t)
 
 _FLAGS = {
     "ro": (MS_RDONLY, 0),
@@ -160,6 +163,24 @@ def _by_fusermount(mountpoint: Path, options: MountOptions) -> int:
     return fds[0]
 
 
+def clones(fd: int, count: int) -> list[int]:
+    """`fd`, and `count` - 1 more descriptors of its session, each with a queue of its own in the kernel.
+
+    A descriptor that is closed, as by the death of its process, takes with it the requests read from it: what
+    is to survive us must do with one. Raises OSError; `fd` stays open.
+    """
+    found = [fd]
+    try:
+        while len(found) < count:
+            found.append(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+            fcntl.ioctl(found[-1], _FUSE_DEV_IOC_CLONE, struct.pack("I", fd))
+    except BaseException:
+        for other in found[1:]:
+            os.close(other)
+        raise
+    return found
+
+
 def umount(mountpoint: Path, *, lazy: bool = False) -> None:
     """Take off what is mounted. Raises FuseMountError: busy, or nothing of FUSE is mounted there."""
     if _libc.umount2(os.fsencode(mountpoint), (MNT_DETACH if lazy else 0) | UMOUNT_NOFOLLOW) == 0:
@@ -181,16 +202,23 @@ def umount(mountpoint: Path, *, lazy: bool = False) -> None:
     raise FuseMountError(f"cannot unmount {mountpoint}: {os.strerror(code)}{hint}")
 
 
-def mounted_type(mountpoint: Path) -> str | None:
-    """The type of what is mounted at exactly this path, by the mount table; None: nothing.
+class Mounted(NamedTuple):
+    """An entry of the mount table. `id` is its own as long as it is mounted."""
+
+    id: int
+    fs_type: str
+
+
+def mounted_at(mountpoint: Path) -> Mounted | None:
+    """What is mounted at exactly this absolute path, by the mount table; None: nothing.
 
     The path itself is not touched: behind it may be a session that nobody answers.
     """
     wanted = os.path.realpath(mountpoint.parent) + "/" + mountpoint.name
     found = None
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         fields, _, rest = line.partition(" - ")
-        path = fields.split()[4].encode().decode("unicode_escape").encode("latin-1").decode(errors="replace")
-        if path == wanted:
-            found = rest.split()[0]
+        number, _, _, _, path, *_ = fields.split(" ")
+        if re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), path) == wanted:
+            found = Mounted(int(number), rest.split(" ")[0])
     return found

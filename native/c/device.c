@@ -175,6 +175,21 @@ int vfs_device_directory_facts(struct vfs_device *device, const char *path, stru
     return err ? err : passthroughfs_facts(fs, facts);
 }
 
+void vfs_device_serve_host(struct vfs_device *device)
+{
+    device->server.is_on_host = true;
+    device->server.has_xattrs = true; /* of images that are mounted after INIT */
+}
+
+int vfs_device_make_directory(struct vfs_device *device, const char *path) { return namespace_make_directory(&device->namespace, path); }
+
+int vfs_device_node(const struct vfs_device *device, uint32_t number, char *path, size_t size, uint16_t *index)
+{
+    return namespace_node(&device->namespace, number, path, size, index);
+}
+
+void vfs_device_next_index(struct vfs_device *device, uint16_t index) { device->server.last_index = (uint16_t)(index - 1); }
+
 int vfs_device_umount(struct vfs_device *device, const char *path) { return namespace_umount(&device->namespace, path); }
 
 void vfs_device_pause(struct vfs_device *device)

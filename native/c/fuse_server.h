@@ -110,6 +110,7 @@ enum fuse_profile {
 struct fuse_server {
     struct chunk_store *store;
     enum fuse_profile profile;
+    bool is_on_host; /* a mount of this host: a process that looks at its root must not need us */
     bool has_xattrs; /* of an immutable session: some image has attributes, and so maybe ACLs */
     bool has_session; /* atomic: INIT was answered */
     uint32_t minor;   /* what the session speaks */

@@ -2,13 +2,11 @@
 #include "fusedev.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -21,15 +19,21 @@
 /* Answers EINTR to what was interrupted and is parked by now. */
 static void carry_out_interrupts(struct vfs_session *session)
 {
+    struct fusedev_interrupt interrupts[FUSEDEV_INTERRUPTS];
     uint64_t now = monotonic_ns();
 
     pthread_mutex_lock(&session->lock);
-    for (unsigned i = 0; i < FUSEDEV_INTERRUPTS; i++) {
-        struct fusedev_interrupt *interrupt = &session->interrupts[i];
-        if (interrupt->unique && (parking_lot_give_up(&session->lot, interrupt->unique, -EINTR) || now > interrupt->expires_ns))
-            interrupt->unique = 0;
-    }
+    memcpy(interrupts, session->interrupts, sizeof(interrupts));
     pthread_mutex_unlock(&session->lock);
+    for (unsigned i = 0; i < FUSEDEV_INTERRUPTS; i++) {
+        uint64_t unique = interrupts[i].unique;
+        if (!unique || (now <= interrupts[i].expires_ns && !parking_lot_give_up(&session->lot, unique, -EINTR)))
+            continue;
+        pthread_mutex_lock(&session->lock);
+        if (session->interrupts[i].unique == unique) /* else another one stands there by now */
+            session->interrupts[i].unique = 0;
+        pthread_mutex_unlock(&session->lock);
+    }
 }
 
 static int sleep_ms(const struct vfs_session *session, uint64_t deadline)
@@ -103,29 +107,8 @@ static int start_lot(struct vfs_session *session)
     return err;
 }
 
-/* Another descriptor for the session. */
-static int clone_of(int fd)
+static int init_channel(struct vfs_session *session, struct fusedev_channel *channel, int fd)
 {
-    uint32_t source = (uint32_t)fd;
-    int clone = open("/dev/fuse", O_RDWR | O_CLOEXEC), err;
-
-    if (clone < 0)
-        return -errno;
-    if (ioctl(clone, FUSE_DEV_IOC_CLONE, &source) == 0)
-        return clone;
-    err = -errno;
-    close(clone);
-    return err;
-}
-
-static int init_channel(struct vfs_session *session, int is_shared)
-{
-    struct fusedev_channel *channel = &session->channels[session->channel_count];
-    int fd = is_shared || session->channel_count == 0 ? session->fd : clone_of(session->fd);
-
-    if (fd < 0)
-        return fd;
-    session->channel_count++;
     channel->session = session;
     channel->fd = fd;
     channel->request = malloc(FUSEDEV_REQUEST_SIZE);
@@ -134,19 +117,36 @@ static int init_channel(struct vfs_session *session, int is_shared)
     return channel->request && channel->reply ? 0 : -ENOMEM;
 }
 
-int vfs_session_new(struct vfs_device *device, int fd, unsigned channels, int is_shared, struct vfs_session **out)
+static void free_session(struct vfs_session *session)
+{
+    chunk_store_remove_waiter(session->store, &session->lot.waiter);
+    for (unsigned i = 0; i < session->channel_count; i++) {
+        fuse_remove_context(session->server, &session->channels[i].context);
+        free(session->channels[i].request);
+        free(session->channels[i].reply);
+    }
+    fuse_remove_context(session->server, &session->lot.context);
+    parking_lot_destroy(&session->lot);
+    pthread_mutex_destroy(&session->lock);
+    if (session->ended_fd >= 0)
+        close(session->ended_fd);
+    free(session->lot_reply);
+    free(session);
+}
+
+int vfs_session_new(struct vfs_device *device, const int *fds, unsigned fd_count, unsigned channels, struct vfs_session **out)
 {
     struct vfs_session *session;
     int err;
 
-    if (channels == 0 || channels > FUSEDEV_MAX_CHANNELS)
+    if (fd_count == 0 || channels < fd_count || channels > FUSEDEV_MAX_CHANNELS)
         return -EINVAL;
     session = calloc(1, sizeof(*session) + channels * sizeof(session->channels[0]));
     if (!session)
         return -ENOMEM;
     session->server = session->lot.server = device_server(device);
     session->store = session->server->store;
-    session->fd = fd;
+    session->fd_count = fd_count;
     session->lot.type = &fusedev_parking;
     session->lot.pools = device_pools(device);
     session->lot.timeout_ns = device_miss_timeout(device);
@@ -161,13 +161,10 @@ int vfs_session_new(struct vfs_device *device, int fd, unsigned channels, int is
         err = -EMFILE;
     fuse_add_context(session->server, &session->lot.context);
     chunk_store_add_waiter(session->store, &session->lot.waiter);
-    for (unsigned i = 0; i < channels && !err; i++)
-        err = init_channel(session, is_shared);
+    for (; session->channel_count < channels && !err; session->channel_count++)
+        err = init_channel(session, &session->channels[session->channel_count], fds[session->channel_count % fd_count]);
     if (err) {
-        session->fd = -1; /* still the caller's */
-        if (session->channel_count)
-            session->channels[0].fd = -1;
-        vfs_session_free(session);
+        free_session(session);
         return err;
     }
     *out = session;
@@ -201,24 +198,9 @@ void vfs_session_stop(struct vfs_session *session, unsigned drain_ms, int abando
 void vfs_session_free(struct vfs_session *session)
 {
     vfs_session_stop(session, 0, 0);
-    chunk_store_remove_waiter(session->store, &session->lot.waiter);
-    for (unsigned i = 0; i < session->channel_count; i++) {
-        struct fusedev_channel *channel = &session->channels[i];
-        fuse_remove_context(session->server, &channel->context);
-        if (channel->fd >= 0 && channel->fd != session->fd)
-            close(channel->fd);
-        free(channel->request);
-        free(channel->reply);
-    }
-    fuse_remove_context(session->server, &session->lot.context);
-    parking_lot_destroy(&session->lot);
-    pthread_mutex_destroy(&session->lock);
-    if (session->ended_fd >= 0)
-        close(session->ended_fd);
-    if (session->fd >= 0)
-        close(session->fd);
-    free(session->lot_reply);
-    free(session);
+    for (unsigned i = 0; i < session->fd_count; i++)
+        close(session->channels[i].fd);
+    free_session(session);
 }
 
 int vfs_session_ended_fd(const struct vfs_session *session) { return session->ended_fd; }
@@ -228,7 +210,7 @@ int vfs_session_resend(const struct vfs_session *session)
 {
     struct fuse_out_header notify = { .len = sizeof(notify), .error = FUSE_NOTIFY_RESEND };
 
-    return write(session->fd, &notify, sizeof(notify)) < 0 ? -errno : 0;
+    return write(session->channels[0].fd, &notify, sizeof(notify)) < 0 ? -errno : 0;
 }
 
 int vfs_session_forget_entry(const struct vfs_session *session, uint64_t parent, const char *name)
@@ -238,7 +220,18 @@ int vfs_session_forget_entry(const struct vfs_session *session, uint64_t parent,
     struct iovec parts[] = { { &header, sizeof(header) }, { &entry, sizeof(entry) }, { (void *)(uintptr_t)name, entry.namelen + 1 } };
 
     header.len = (uint32_t)(sizeof(header) + sizeof(entry) + entry.namelen + 1);
-    return writev(session->fd, parts, 3) < 0 ? -errno : 0;
+    return writev(session->channels[0].fd, parts, 3) < 0 ? -errno : 0;
+}
+
+unsigned vfs_session_in_flight(struct vfs_session *session, struct vfs_in_flight *requests, unsigned limit)
+{
+    unsigned count = 0;
+
+    pthread_mutex_lock(&session->lock);
+    for (const struct fusedev_waiting *waiting = session->waiting; waiting && count < limit; waiting = waiting->next)
+        requests[count++] = waiting->told;
+    pthread_mutex_unlock(&session->lock);
+    return count;
 }
 
 void vfs_session_statistics(const struct vfs_session *session, struct vfs_statistics *statistics)

@@ -29,6 +29,12 @@ struct fusedev_interrupt {
     uint64_t expires_ns;
 };
 
+/* A request that is parked, as it is told of (vfs_session_in_flight). */
+struct fusedev_waiting {
+    struct vfs_in_flight told;
+    struct fusedev_waiting *next, **at;
+};
+
 struct fusedev_channel {
     struct vfs_session *session;
     pthread_t thread;
@@ -48,12 +54,13 @@ struct vfs_session {
     uint8_t *lot_reply;
     struct vfs_statistics lot_statistics;
     struct chunk_store *store;
-    int fd;       /* the session's own; channels share it or have clones */
+    unsigned fd_count; /* channels 0.. have one each; those behind share them */
     int ended_fd; /* eventfd: readable when the kernel has ended the session */
     bool is_stopping;           /* atomic: channels read no more */
     bool is_abandoned;          /* what waits is left to a successor, unanswered */
     uint64_t stop_deadline_ns;  /* 0: run. Atomic */
-    pthread_mutex_t lock;       /* interrupts */
+    pthread_mutex_t lock;       /* interrupts, waiting */
+    struct fusedev_waiting *waiting;
     struct fusedev_interrupt interrupts[FUSEDEV_INTERRUPTS];
     unsigned next_interrupt;
     unsigned channel_count;

@@ -4,6 +4,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fusedev.h"
@@ -15,6 +16,7 @@ struct fusedev_parked {
     struct vfs_session *session;
     int fd;
     bool is_answered;
+    struct fusedev_waiting waiting;
     struct iovec readable, writable, scratch[4];
     uint8_t *given; /* the channel's buffer, or NULL: the bytes follow */
     uint8_t *reply; /* of a run in the pool */
@@ -25,6 +27,33 @@ void fusedev_send(struct vfs_session *session, int fd, const void *reply, int64_
 {
     if (size > 0)
         (void)!write(fd, reply, (size_t)size); /* ENOENT: interrupted; ENODEV: unmounted */
+}
+
+static void list(struct fusedev_parked *copy)
+{
+    struct vfs_session *session = copy->session;
+    const struct fuse_in_header *in = &copy->parked.request.in;
+    struct fusedev_waiting *waiting = &copy->waiting;
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    waiting->told = (struct vfs_in_flight){ .unique = in->unique, .nodeid = in->nodeid, .since_s = (uint64_t)now.tv_sec, .opcode = in->opcode };
+    pthread_mutex_lock(&session->lock);
+    waiting->next = session->waiting;
+    waiting->at = &session->waiting;
+    if (waiting->next)
+        waiting->next->at = &waiting->next;
+    session->waiting = waiting;
+    pthread_mutex_unlock(&session->lock);
+}
+
+static void unlist(struct fusedev_parked *copy)
+{
+    pthread_mutex_lock(&copy->session->lock);
+    *copy->waiting.at = copy->waiting.next;
+    if (copy->waiting.next)
+        copy->waiting.next->at = copy->waiting.at;
+    pthread_mutex_unlock(&copy->session->lock);
 }
 
 /* Bytes that a reply to it may have. */
@@ -85,6 +114,7 @@ static void finish(struct parked *parked, int64_t result)
 
     if (!copy->is_answered && !copy->session->is_abandoned)
         fusedev_send(copy->session, copy->fd, copy->writable.iov_base, result);
+    unlist(copy);
     free(copy->reply);
     free(copy->given);
     free(copy);
@@ -121,5 +151,6 @@ void fusedev_park(struct fusedev_channel *channel, const struct fuse_request *re
     copy->parked.request.readable = &copy->readable;
     copy->parked.request.writable = &copy->writable;
     copy->parked.request.scratch = copy->scratch;
+    list(copy);
     parking_lot_bring(&channel->session->lot, &copy->parked);
 }

@@ -151,6 +151,40 @@ int namespace_mount(struct namespace *namespace, const char *path, struct fuse_f
     return 0;
 }
 
+int namespace_make_directory(struct namespace *namespace, const char *path)
+{
+    int64_t at = is_pseudo_root(namespace) ? resolve(namespace, path, true) : -EEXIST;
+    struct fuse_fs *tree;
+
+    if (at < 0)
+        return (int)at;
+    tree = pseudofs_new(namespace->server, namespace->nodes, namespace->count);
+    if (!tree)
+        return -ENOMEM;
+    fuse_replace(namespace->server, 0, tree);
+    return 0;
+}
+
+int namespace_node(const struct namespace *namespace, uint32_t number, char *path, size_t size, uint16_t *index)
+{
+    char *end = path + size - 1, *at = end;
+
+    if (number <= FUSE_ROOT_ID || number >= namespace->count)
+        return -ENOENT;
+    *index = namespace->nodes[number].mount;
+    *end = 0;
+    for (; number != FUSE_ROOT_ID; number = namespace->nodes[number].parent) { /* from its last component on */
+        size_t length = strlen(namespace->nodes[number].name);
+        if ((size_t)(at - path) < length + 1)
+            return -ERANGE;
+        at -= length;
+        memcpy(at, namespace->nodes[number].name, length);
+        *--at = '/';
+    }
+    memmove(path, at, (size_t)(end - at) + 1);
+    return 0;
+}
+
 int namespace_find(struct namespace *namespace, const char *path, struct fuse_fs **out)
 {
     int64_t at = resolve(namespace, path, false);

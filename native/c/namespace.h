@@ -20,6 +20,13 @@ void namespace_destroy(struct namespace *namespace);
 /* Takes over `fs` if it returns 0. -EEXIST: something is mounted there, or there are mounts below;
  * -EINVAL: no such path can be; -ENOTDIR: the path leads through another mount. */
 int namespace_mount(struct namespace *namespace, const char *path, struct fuse_fs *fs);
+/* The directory at `path`, made when it is not there: without a mount. */
+int namespace_make_directory(struct namespace *namespace, const char *path);
+/* The path of node `number` (from FUSE_ROOT_ID + 1 on, in the order of their making), and the index of what
+ * is mounted there (0: nothing). Node ids are made of these two numbers: a successor that makes the same
+ * directories in the same order, and mounts by the same indexes, has the same ones. -ENOENT: there are no
+ * more; -ERANGE: the path is longer than `size`. */
+int namespace_node(const struct namespace *namespace, uint32_t number, char *path, size_t size, uint16_t *index);
 /* What is mounted at `path`. -ENOENT: nothing is. */
 int namespace_find(struct namespace *namespace, const char *path, struct fuse_fs **out);
 /* Returns when no request uses the file system any more. -ENOENT: nothing is mounted there. */

@@ -103,7 +103,7 @@ static int64_t lookup(struct fuse_server *server, struct fuse_request *request)
 
 static int64_t getattr(struct fuse_server *server, struct fuse_request *request)
 {
-    struct fuse_attr_out out = { 0 };
+    struct fuse_attr_out out = { .attr_valid = server->is_on_host ? FUSE_FOREVER : 0 };
 
     if (!node_of(request))
         return -ESTALE;

@@ -307,21 +307,35 @@ struct vfs_session_terms {
     uint32_t minor;
 };
 
+/* Before INIT: processes of this host will use it, and are kept from waiting for us where that can be. */
+void vfs_device_serve_host(struct vfs_device *device);
+/* For a successor that must have the same node ids: see namespace.h. The next mount gets `index`, if free. */
+int vfs_device_make_directory(struct vfs_device *device, const char *path);
+int vfs_device_node(const struct vfs_device *device, uint32_t number, char *path, size_t size, uint16_t *index);
+void vfs_device_next_index(struct vfs_device *device, uint16_t index);
 int vfs_device_session_terms(const struct vfs_device *device, struct vfs_session_terms *terms); /* -ENOTCONN: no INIT yet */
 int vfs_device_adopt_session(struct vfs_device *device, const struct vfs_session_terms *terms); /* -EPROTO: not one of ours */
 
-/* `channels` threads, on clones of `fd` or (is_shared) all on fd itself, which it takes over if it returns
- * 0. The device must outlive it. */
-int vfs_session_new(struct vfs_device *device, int fd, unsigned channels, int is_shared, struct vfs_session **out);
+/* `fds` are one session's: the first, and clones of it. It takes them over if it returns 0. `channels`
+ * threads read from them in turn. The device must outlive it. */
+int vfs_session_new(struct vfs_device *device, const int *fds, unsigned fd_count, unsigned channels, struct vfs_session **out);
 int vfs_session_start(struct vfs_session *session); /* when it fails, stop and free */
 /* Reads no more; waits up to drain_ms for what waits, then fails it, or leaves it unanswered (abandon). */
 void vfs_session_stop(struct vfs_session *session, unsigned drain_ms, int abandon);
-void vfs_session_free(struct vfs_session *session); /* stops it, and closes fd */
+void vfs_session_free(struct vfs_session *session); /* stops it, and closes its descriptors */
 int vfs_session_ended_fd(const struct vfs_session *session); /* readable when the kernel has ended it */
 /* Has the kernel ask again what a predecessor on the same descriptors read and never answered.
  * -EINVAL: a kernel before 6.9. */
 int vfs_session_resend(const struct vfs_session *session);
 /* Has the kernel forget what it knows of a name. -ENOENT: it knows nothing. */
 int vfs_session_forget_entry(const struct vfs_session *session, uint64_t parent, const char *name);
+/* Requests that wait for a chunk or the disk, the latest first; returns how many were stored. */
+struct vfs_in_flight {
+    uint64_t unique;
+    uint64_t nodeid;
+    uint64_t since_s; /* of the epoch */
+    uint32_t opcode;
+};
+unsigned vfs_session_in_flight(struct vfs_session *session, struct vfs_in_flight *requests, unsigned limit);
 void vfs_session_statistics(const struct vfs_session *session, struct vfs_statistics *statistics);
 #endif

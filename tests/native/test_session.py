@@ -18,7 +18,7 @@ from native.dataplane import FuseSession, SessionTerms, adopt_session, session_t
 from tests.native.conftest import BIG_CHUNK
 from tests.native.rig import DEADLINE_S, BuiltImage, Fetcher, Rig, is_readable, until
 from tests.trees import describe, differences
-from vhostfs.fuse_mount import FuseMountError, MountOptions, open_session, umount
+from vhostfs.fuse_mount import FuseMountError, MountOptions, clones, open_session, umount
 
 OPTIONS = MountOptions(allow_other=True, flags=0)
 
@@ -27,7 +27,8 @@ OPTIONS = MountOptions(allow_other=True, flags=0)
 def mounted(rig: Rig, where: Path, *, channels: int = 3, share_fd: bool = False) -> Iterator[FuseSession]:
     """The rig's device at `where`, until the block ends."""
     where.mkdir(exist_ok=True)
-    session = FuseSession(rig.device, open_session(where, OPTIONS), channels=channels, share_fd=share_fd)
+    fds = clones(open_session(where, OPTIONS), 1 if share_fd else channels)
+    session = FuseSession(rig.device, fds, channels=channels)
     try:
         session.start()
         yield session
@@ -53,8 +54,14 @@ def test_reads_that_miss_wait_and_hits_go_by(plain: BuiltImage, big: bytes, tmp_
         fd = os.open(where / "big", os.O_RDONLY)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         reader = threading.Thread(target=lambda: found.append(os.pread(fd, 100, 20 * BIG_CHUNK + 5)))
+        assert session.in_flight() == []
         reader.start()
         assert rig.wait_upcalls()[0][1] == 20
+        until(lambda: len(session.in_flight()) == 1)
+        assert (session.in_flight()[0].nodeid, session.in_flight()[0].opcode) == (
+            (where / "big").stat().st_ino,
+            15,
+        )
         assert os.pread(fd, 4096, 0) == big[:4096]  # the only channel is free
         rig.cache.fill(20, 1)
         reader.join(DEADLINE_S)
@@ -112,7 +119,7 @@ def test_an_unmount_is_told(plain: BuiltImage, tmp_path: Path) -> None:
     where = tmp_path / "mnt"
     where.mkdir()
     with Rig(plain, num_request_queues=0) as rig:
-        session = FuseSession(rig.device, open_session(where, OPTIONS), channels=2)
+        session = FuseSession(rig.device, [open_session(where, OPTIONS)], channels=2)
         session.start()
         assert (where / "dir/a").read_text() == "this is a\n"
         assert not is_readable(session.ended_fd, 0)
@@ -132,7 +139,7 @@ def test_a_successor_takes_the_session_over(plain: BuiltImage, big: bytes, tmp_p
     found: list[bytes] = []
     with Rig(plain, warm=False, num_request_queues=0) as rig:
         rig.cache.fill(0, 1)
-        first = FuseSession(rig.device, fd, channels=2, share_fd=True)
+        first = FuseSession(rig.device, [fd], channels=2)
         first.start()
         file = os.open(where / "big", os.O_RDONLY)
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
@@ -148,7 +155,7 @@ def test_a_successor_takes_the_session_over(plain: BuiltImage, big: bytes, tmp_p
         first.close()
     with Rig(plain, num_request_queues=0) as rig:
         adopt_session(rig.device, terms)
-        second = FuseSession(rig.device, parked, channels=2, share_fd=True)
+        second = FuseSession(rig.device, [parked], channels=2)
         second.start()
         second.resend()
         reader.join(DEADLINE_S)

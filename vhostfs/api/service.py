@@ -217,7 +217,7 @@ class Service:
         self._image(request)
         return []
 
-    async def metrics_inflight(self, request: Request) -> None:
+    async def metrics_inflight(self, request: Request) -> Any:
         raise ApiError(501, "Unsupported: requests in flight are not told of a virtio-fs session")
 
     # settings that may change while images are served

@@ -29,12 +29,24 @@ _VIRTIOFSD_OPTIONS = ("--thread-pool-size", "--threads", "--cache", "--sandbox")
 _VIRTIOFSD_O = {"announce_submounts", "cache", "sandbox", "xattr", "posix_acl"}
 #: options of nydusd's other modes, which clients give to all of them (contract, gotchas 21 and 22)
 _OTHER_MODES = ("--thread-num", "--fuse-threads", "--failover-policy", "--backend-source")
+#: what becomes of requests that a dead predecessor had read
+FAILOVER_POLICIES = ("none", "resend", "flush")
+MAX_FUSE_THREADS = 1024
+_USE_FUSEDEV = (
+    "the kernel's fscache on-demand mode, which Linux 6.12 gave up, is not served: "
+    'let the snapshotter use fs_driver = "fusedev"'
+)
 
 
 class Arguments(argparse.Namespace):
     """What was asked for. `ignored` names options that have no effect. Not to be changed."""
 
     sock: str
+    mountpoint: Path
+    fuse_threads: int = 4
+    failover_policy: str = "resend"
+    writable: bool = False
+    upgrade: bool = False
     apisock: str | None = None
     config: Path | None = None
     bootstrap: Path | None = None
@@ -58,14 +70,15 @@ class Arguments(argparse.Namespace):
 
 
 class NotServed(Exception):
-    """A mode of nydusd that we do not have."""
+    """A mode of nydusd that we do not have; the text says what to use instead."""
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
     """Parse. Raises NotServed, and SystemExit: 2 with a message when it makes no sense, 0 after --help."""
     parser = _Parser(
         prog="vhostfs-nydusd",
-        description="nydusd's command line: serves RAFS images and host directories to one virtual machine.",
+        description="nydusd's command line: serves RAFS images and host directories to one virtual machine "
+        "(virtiofs), or mounts them on this host (fuse).",
         parents=[_global_options()],
         allow_abbrev=False,
     )
@@ -81,19 +94,29 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         allow_abbrev=False,
     )
     _add_virtiofs_options(virtiofs)
-    for mode in ("fuse", "singleton"):
-        modes.add_parser(mode, help="comes with a later version", add_help=False, prefix_chars="\0")
-    given, rest = parser.parse_known_args(argv, Arguments())
-    if given.mode != "virtiofs":
-        raise NotServed(given.mode or "fuse")  # no mode is nydusd's old way of saying fuse
+    fuse = modes.add_parser(
+        "fuse", help="a mount on this host", parents=[_global_options()], allow_abbrev=False
+    )
+    _add_fuse_options(fuse)
+    modes.add_parser("singleton", help=argparse.SUPPRESS, add_help=False, prefix_chars="\0")
+    given, rest = parser.parse_known_args(_with_mode(argv), Arguments())
+    if given.mode is None:
+        parser.error("no mode is given: fuse or virtiofs")
+    if given.mode == "singleton":
+        raise NotServed(_USE_FUSEDEV)
+    mode = fuse if given.mode == "fuse" else virtiofs
     if rest:
         options = [word for word in rest if word.startswith("-")] or rest
-        parser.error(f"{', '.join(options)}: not supported by vhostfs-nydusd virtiofs")
-    _check_together(virtiofs, vars(given))
+        parser.error(f"{', '.join(options)}: not supported by vhostfs-nydusd {given.mode}")
+    if given.mode == "virtiofs" and given.upgrade:
+        parser.error(
+            "--upgrade: not supported by vhostfs-nydusd virtiofs, whose sessions cannot be taken over"
+        )
+    _check_together(mode, vars(given))
     try:
         check_parts(SandboxOptions.of(given).off)
     except ValueError as error:
-        virtiofs.error(str(error))
+        mode.error(str(error))
     return given
 
 
@@ -103,6 +126,16 @@ _NEEDED = (
     ("prefetch_files", "bootstrap"),
     ("trace", "bootstrap"),
 )
+
+
+def _with_mode(argv: Sequence[str]) -> list[str]:
+    """nydusd's old way of saying fuse is to name no mode."""
+    words = list(argv)
+    if any(word in ("-M", "--mountpoint") or word.startswith("--mountpoint=") for word in words) and not any(
+        word in ("fuse", "virtiofs", "singleton") for word in words
+    ):
+        return ["fuse", *words]
+    return words
 
 
 def _check_together(parser: argparse.ArgumentParser, values: dict[str, Any]) -> None:
@@ -147,13 +180,43 @@ def _global_options() -> _Parser:
         type=_count,
         help=f"open files that are allowed, 0: leave it ({DEFAULT_RLIMIT_NOFILE})",
     )
+    add("--upgrade", action="store_true", help="mount nothing: wait to take a session over (fuse)")
     return options
+
+
+def _add_fuse_options(parser: argparse.ArgumentParser) -> None:
+    parser.argument_default = argparse.SUPPRESS
+    add = parser.add_argument
+    add("-M", "--mountpoint", metavar="DIR", type=Path, required=True, help="mount here")
+    threads = "threads that answer (4)"
+    add("--fuse-threads", "--thread-num", metavar="N", type=_threads, dest="fuse_threads", help=threads)
+    add(
+        "--failover-policy",
+        choices=FAILOVER_POLICIES,
+        help="requests that a predecessor left unanswered are asked again, or not (resend)",
+    )
+    add("--writable", action="store_true", help="mount it so that it can be written to")
+    _add_fs_options(parser)
+    add("--backend-source", action=_Ignore, help=argparse.SUPPRESS)
+    add_sandbox_arguments(parser)
 
 
 def _add_virtiofs_options(parser: argparse.ArgumentParser) -> None:
     parser.argument_default = argparse.SUPPRESS
     add = parser.add_argument
     add("--sock", metavar="PATH", required=True, help="vhost-user socket to listen on")
+    _add_fs_options(parser)
+    add("--hybrid-mode", action=_Ignore, nargs=0, quiet=True, help="no effect: every session is hybrid")
+    for flag in _VIRTIOFSD_FLAGS:
+        add(flag, action=_Ignore, nargs=0, help=argparse.SUPPRESS)
+    for option in (*_VIRTIOFSD_OPTIONS, *_OTHER_MODES):
+        add(option, action=_Ignore, help=argparse.SUPPRESS)
+    add_sandbox_arguments(parser)
+    add("-o", action=_IgnoreKnownOnly, help=argparse.SUPPRESS)
+
+
+def _add_fs_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("-B", "--bootstrap", metavar="FILE", type=Path, help="serve this image")
     add("-D", "--localfs-dir", metavar="DIR", type=Path, help="its blobs lie here, and so does the cache")
     add("-s", "--shared-dir", metavar="DIR", type=Path, help="serve this directory of the host")
@@ -166,13 +229,6 @@ def _add_virtiofs_options(parser: argparse.ArgumentParser) -> None:
     add("-m", "--virtual-mountpoint", metavar="PATH", help="where in the device (/)")
     add("--prefetch-files", metavar="FILE", type=Path, help="paths to fetch ahead, one a line")
     add("--trace", metavar="FILE|auto", help="what an earlier run read: fetched ahead, in that order")
-    add("--hybrid-mode", action=_Ignore, nargs=0, quiet=True, help="no effect: every session is hybrid")
-    for flag in _VIRTIOFSD_FLAGS:
-        add(flag, action=_Ignore, nargs=0, help=argparse.SUPPRESS)
-    for option in (*_VIRTIOFSD_OPTIONS, *_OTHER_MODES):
-        add(option, action=_Ignore, help=argparse.SUPPRESS)
-    add_sandbox_arguments(parser)
-    add("-o", action=_IgnoreKnownOnly, help=argparse.SUPPRESS)
 
 
 class _Ignore(argparse.Action):
@@ -215,6 +271,12 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(version_text(), end="")
         parser.exit(0)
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_FUSE_THREADS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_FUSE_THREADS}")
+    return min(int(text), 32)  # FUSEDEV_MAX_CHANNELS: more do not help
 
 
 def _count(text: str) -> int:

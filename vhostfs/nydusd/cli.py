@@ -21,11 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.disable()  # until all is imported: nothing of that becomes garbage
     try:
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-    except NotServed as mode:
-        print(
-            f"vhostfs-nydusd: the mode {mode} comes with a later version; this one serves: virtiofs",
-            file=sys.stderr,
-        )
+    except NotServed as reason:
+        print(f"vhostfs-nydusd: {reason}", file=sys.stderr)
         return 1
     from vhostfs.nydusd.process import run
 

@@ -34,9 +34,11 @@ def confine(arguments: Arguments) -> Starter:
         readable += of_config
         caches.append(cache)
     options = SandboxOptions.of(arguments)
+    # In a mount namespace of our own a mount on this host would stay when it is taken off outside.
+    off = options.off | ({"mounts"} if arguments.mode == "fuse" else set())
     policy = nydusd_policy(
-        options,
-        sockets=_absolute(arguments.sock, arguments.apisock),
+        options._replace(off=off),
+        sockets=_absolute(arguments.sock if arguments.mode == "virtiofs" else None, arguments.apisock),
         logs=_absolute(arguments.log_file),
         readable=_absolute(*readable),
         caches=_absolute(*caches),

@@ -10,6 +10,11 @@ from pathlib import Path
 
 from vhostfs.nydusd import logs
 from vhostfs.nydusd.arguments import Arguments
+from vhostfs.nydusd.logs import ErrorHistory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vhostfs.nydusd.fuse_place import FusePlace
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +33,28 @@ def run(arguments: Arguments) -> int:
         return _refuse(f"{error.filename or 'log'}: {error.strerror}", arguments)
     if arguments.ignored:
         log.warning("accepted without effect: %s", " ".join(arguments.ignored))
+    if arguments.mode == "fuse":
+        return _run_mounted(arguments, errors)
+    return _serve(arguments, errors, None)
+
+
+def _run_mounted(arguments: Arguments, errors: ErrorHistory) -> int:
+    """Mount first, outside of the sandbox; what cannot be served is not left mounted."""
+    from vhostfs.nydusd.fuse_place import FuseMountError, prepare
+
+    try:
+        place = prepare(arguments)
+    except FuseMountError as error:
+        return _refuse(str(error), arguments)
+    except OSError as error:
+        return _refuse(f"{error.filename}: {error.strerror}", arguments)
+    status = _serve(arguments, errors, place)
+    if status and place.fds:
+        place.unmounter.umount()
+    return status
+
+
+def _serve(arguments: Arguments, errors: ErrorHistory, place: FusePlace | None) -> int:
     # No TLS where a guest is spoken to: the network is the agent's. asyncio goes without, which saves a
     # twentieth of the start and of the memory; uvloop could not.
     sys.modules["ssl"] = None  # type: ignore[assignment]
@@ -43,11 +70,19 @@ def run(arguments: Arguments) -> int:
         return _refuse(f"{error.filename}: {error.strerror}", arguments)
     except SandboxError as error:
         return _refuse(str(error), arguments)
-    from vhostfs.nydusd.daemon import NydusDaemon  # slow to import: after all that may fail without it
+    # slow to import: after all that may fail without it
+    from vhostfs.nydusd.daemon import NydusDaemon
     from vhostfs.runtime import StartError, serve_until_signal
 
+    def make() -> NydusDaemon:
+        if place is None:
+            return NydusDaemon(arguments, errors, starter.start)
+        from vhostfs.nydusd.fuse_daemon import FuseDaemon
+
+        return FuseDaemon(arguments, errors, starter.start, place)
+
     try:
-        serve_until_signal(lambda: NydusDaemon(arguments, errors, starter.start), late_status=0)
+        serve_until_signal(make, late_status=0)
     except StartError as error:
         return _refuse(str(error), arguments)
     return 0

@@ -79,7 +79,9 @@ def started(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if separate else subprocess.STDOUT,
     )
-    sock = cwd / arguments[arguments.index("--sock") + 1]
+    sock = cwd / (
+        arguments[arguments.index("--sock") + 1] if "--sock" in arguments else "no vhost-user socket"
+    )
     api = cwd / arguments[arguments.index("--apisock") + 1]
     nydusd = Nydusd(process, cwd, sock, api)
     readers = [

@@ -110,18 +110,24 @@ def test_what_is_not_honoured_is_refused_by_name(
     assert message in error and error.startswith("vhostfs-nydusd: ") and error.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "fuse --thread-num 4 --config /c --bootstrap /b --mountpoint /m --apisock /a --log-level info",
-        "singleton --fscache /cache --apisock /a",
-        "--config /c --log-level info",
-        "",
-    ],
-)
-def test_modes_that_come_later_say_so(line: str) -> None:
-    with pytest.raises(NotServed, match="singleton" if "singleton" in line else "fuse"):
-        parse(line)
+def test_fuse_as_the_snapshotter_writes_it() -> None:
+    line = "fuse --thread-num 4 --config /c --bootstrap /b --mountpoint /m --apisock /a --log-level info"
+    given = parse_arguments([*line.split(), "--failover-policy", "none", "--backend-source", "/s/api"])
+    assert (given.mode, given.fuse_threads, given.mountpoint) == ("fuse", 4, Path("/m"))
+    assert given.failover_policy == "none" and not given.upgrade and not given.writable
+    assert parse_arguments(line.split()[1:]).mode == "fuse"  # nydusify's checker names no mode
+
+
+def test_singleton_says_what_to_use_instead() -> None:
+    with pytest.raises(NotServed, match="fusedev"):
+        parse_arguments(["singleton", "--fscache", "/cache", "--apisock", "/a"])
+
+
+@pytest.mark.parametrize("line", ["--config /c --log-level info", ""])
+def test_no_mode_makes_no_sense(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(line.split())
+    assert ended.value.code == 2 and "fuse or virtiofs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["--help", "virtiofs --help", "-h"])
