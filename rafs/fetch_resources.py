@@ -24,8 +24,8 @@ class FetchLimits:
     fill_size: int = 16 << 20
 
 
-#: of the threads that decode what nobody waits for
-_AHEAD_NICENESS = 10
+#: of the threads that decode what nobody waits for yet, beyond ours; little, as somebody soon may
+_AHEAD_NICENESS = 4
 
 
 class FetchResources:
@@ -52,4 +52,5 @@ class FetchResources:
 
 def _be_nice() -> None:
     with suppress(OSError):  # forbidden: then all are equal
-        os.setpriority(os.PRIO_PROCESS, 0, _AHEAD_NICENESS)  # 0: this thread
+        ours = os.getpriority(os.PRIO_PROCESS, 0)  # 0: this thread
+        os.setpriority(os.PRIO_PROCESS, 0, ours + _AHEAD_NICENESS)
