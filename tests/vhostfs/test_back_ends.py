@@ -10,7 +10,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from tests.fakes.fault_proxy import (
 from tests.fakes.gpt_disk import MIB, NewPartition, make_disk, partitions_of, write_at
 from tests.fakes.object_stores import FakeAzure, FakeGcs
 from tests.fakes.registries import nginx_at
-from tests.fakes.s3_server import s3_server, section_of
+from tests.fakes.s3_server import S3Server, s3_server, section_of
 from tests.vhostfs.test_cli_serve import PATIENCE_S
 from tests.vhostfs.test_daemon import Guest
 
@@ -68,6 +68,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> TenMib:
     subprocess.run(command, check=True, capture_output=True)
     (blob,) = (top / "blobs").iterdir()
     return TenMib(content, top / "boot", blob)
+
+
+@pytest.fixture(scope="module")
+def s3(image: TenMib) -> Iterator[S3Server]:
+    with s3_server({"bucket": {f"images/{name}": blob for name, blob in image.objects.items()}}) as server:
+        yield server
 
 
 @asynccontextmanager
@@ -127,14 +133,11 @@ async def test_localdisk(image: TenMib, tmp_path: Path) -> None:
     await check(image, tmp_path / "whole", "localdisk", whole)
 
 
-async def test_s3(image: TenMib, tmp_path: Path) -> None:
-    objects = {f"images/{name}": content for name, content in image.objects.items()}
-    with s3_server({"bucket": objects}) as server:
-        section = section_of(server, object_prefix="images/")
-        await check(image, tmp_path, "s3", section)
-        # an address cannot have a bucket before it: OSS is asked as others are
-        oss = {**section, "region": section["region"]}
-        await check(image, tmp_path / "oss", "oss", oss)
+async def test_s3(image: TenMib, tmp_path: Path, s3: S3Server) -> None:
+    section = section_of(s3, object_prefix="images/")
+    await check(image, tmp_path, "s3", section)
+    # an address cannot have a bucket before it: OSS is asked as others are
+    await check(image, tmp_path / "oss", "oss", section)
 
 
 async def test_gcs(image: TenMib, tmp_path: Path) -> None:
@@ -156,7 +159,7 @@ async def test_plain_http(image: TenMib, tmp_path: Path) -> None:
             await check(image, tmp_path / name, "http-proxy", {"addr": address, "path": "/"})
 
 
-async def test_s3_while_answers_are_spoiled(image: TenMib, tmp_path: Path) -> None:
+async def test_s3_while_answers_are_spoiled(image: TenMib, tmp_path: Path, s3: S3Server) -> None:
     faults: list[Fault] = [
         Status(429),
         Status(503),
@@ -175,8 +178,8 @@ async def test_s3_while_answers_are_spoiled(image: TenMib, tmp_path: Path) -> No
         seen += 1
         return faults[seen // 2 % len(faults)] if seen % 2 else None
 
-    with s3_server({"bucket": image.objects}) as server:
-        async with FaultProxy(f"http://{server.host}") as proxy:
-            proxy.plan = plan
-            await check(image, tmp_path, "s3", section_of(server, endpoint=proxy.host, timeout=1))
-            assert set(proxy.counters) == {"answers", *(type(fault).__name__ for fault in faults)}
+    async with FaultProxy(f"http://{s3.host}") as proxy:
+        proxy.plan = plan
+        section = section_of(s3, object_prefix="images/", endpoint=proxy.host, timeout=1)
+        await check(image, tmp_path, "s3", section)
+        assert set(proxy.counters) == {"answers", *(type(fault).__name__ for fault in faults)}

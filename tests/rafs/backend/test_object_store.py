@@ -5,7 +5,6 @@ S3 is asked from OpenStack Swift, GCS and Azure from fakes that check signatures
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,6 @@ from rafs.errors import BlobAuthError, BlobNetworkError, BlobNotFound, BlobUnava
 from tests.fakes.blob_readers import BLOB_ID, CONTENT, backend_of, check_reads
 from tests.fakes.object_stores import FakeAzure, FakeGcs
 from tests.fakes.s3_server import S3Server, s3_server, section_of
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_server({"bucket": {BLOB_ID: CONTENT, f"images/{BLOB_ID}": b"prefixed"}}) as server:
-        yield server
 
 
 async def test_s3(s3: S3Server) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -38,19 +38,13 @@ from tests.fakes.fault_proxy import (
     every,
 )
 from tests.fakes.forward_proxy import ForwardProxy
-from tests.fakes.s3_server import DOMAIN, S3Server, s3_server, section_of
+from tests.fakes.s3_server import DOMAIN, S3Server, section_of
 
 
 @pytest.fixture(autouse=True)
 def few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stall takes its second each time."""
     monkeypatch.setattr("rafs.backend.mirrors.RETRIES", 1)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_server({"bucket": {BLOB_ID: CONTENT}}) as server:
-        yield server
 
 
 @asynccontextmanager
