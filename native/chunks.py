@@ -70,11 +70,11 @@ class Blob(Handle):
         self.chunk_count = chunk_count
 
     def add_memory(self, data_fd: int, map_fd: int) -> None:
-        """Before it is served: give it an area in memory, for what the disk has no room for."""
+        """Give it an area in memory, for what the disk has no room for, instead of the one it has."""
         check(lib.vfs_blob_add_memory(self.c, data_fd, map_fd), "cannot map the blob's area in memory")
 
     def add_visited(self, fd: int) -> None:
-        """Before it is served: have every chunk that is read marked in this bitmap."""
+        """Have every chunk that is read marked in this bitmap, and in no other any more."""
         check(lib.vfs_blob_add_visited(self.c, fd), "cannot map the blob's bitmap of visited chunks")
 
     def is_ready(self, chunk: int) -> bool:

@@ -30,11 +30,18 @@ static int open_meta(struct blob *blob, int meta_fd)
 static void release(struct blob *blob)
 {
     chunk_area_close(&blob->disk);
-    chunk_area_close(&blob->memory);
+    for (struct memory_area *memory = blob->memory, *older; memory; memory = older) {
+        older = memory->older;
+        chunk_area_close(&memory->area);
+        free(memory);
+    }
+    for (struct visited_map *visited = blob->visited, *older; visited; visited = older) {
+        older = visited->older;
+        munmap(visited->bits, visited->length);
+        free(visited);
+    }
     if (blob->meta)
         munmap((void *)blob->meta, blob->meta_length);
-    if (blob->visited)
-        munmap(blob->visited, blob->visited_length);
     if (blob->link)
         chunk_link_put(blob->link);
     free(blob->pending);
@@ -54,7 +61,7 @@ int blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta
     if (!blob)
         return -ENOMEM;
     blob->references = 1;
-    blob->disk.data_fd = blob->memory.data_fd = -1;
+    blob->disk.data_fd = -1;
     blob->chunk_count = chunk_count;
     blob->uncompressed_size = uncompressed_size;
     blob->pending = calloc(1, (chunk_count + 7) / 8 + 1);
@@ -73,14 +80,43 @@ int blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta
 
 int blob_add_memory(struct blob *blob, int data_fd, int map_fd)
 {
-    return chunk_area_open(&blob->memory, data_fd, map_fd, blob->chunk_count);
+    struct memory_area *memory = calloc(1, sizeof(*memory));
+    int err = memory ? chunk_area_open(&memory->area, data_fd, map_fd, blob->chunk_count) : -ENOMEM;
+
+    if (err) {
+        if (memory)
+            chunk_area_close(&memory->area);
+        free(memory);
+        return err;
+    }
+    memory->older = blob->memory;
+    __atomic_store_n(&blob->memory, memory, __ATOMIC_RELEASE); /* what it holds before it is seen */
+    return 0;
+}
+
+struct chunk_area *blob_memory(const struct blob *blob)
+{
+    struct memory_area *memory = __atomic_load_n(&blob->memory, __ATOMIC_ACQUIRE);
+
+    return memory ? &memory->area : NULL;
 }
 
 int blob_add_visited(struct blob *blob, int fd)
 {
-    int err = map_file(fd, PROT_READ | PROT_WRITE, &blob->visited_length, &blob->visited);
+    struct visited_map *visited = calloc(1, sizeof(*visited));
+    int err = visited ? map_file(fd, PROT_READ | PROT_WRITE, &visited->length, &visited->bits) : -ENOMEM;
 
-    return err || blob->visited_length >= (blob->chunk_count + 7) / 8 ? err : -EINVAL;
+    if (!err && visited->length < (blob->chunk_count + 7) / 8) {
+        munmap(visited->bits, visited->length);
+        err = -EINVAL;
+    }
+    if (err) {
+        free(visited);
+        return err;
+    }
+    visited->older = blob->visited;
+    __atomic_store_n(&blob->visited, visited, __ATOMIC_RELEASE);
+    return 0;
 }
 
 void blob_set_link(struct blob *blob, struct chunk_link *link, uint32_t handle)
@@ -135,15 +171,18 @@ struct chunk_area *blob_find(struct blob *blob, uint32_t index, uint64_t *genera
     *generation = chunk_area_generation(&blob->disk);
     if (chunk_area_is_ready(&blob->disk, index))
         return &blob->disk;
-    if (blob->memory.data_fd < 0)
+    struct chunk_area *memory = blob_memory(blob);
+    if (!memory)
         return NULL;
-    *generation = chunk_area_generation(&blob->memory);
-    return chunk_area_is_ready(&blob->memory, index) ? &blob->memory : NULL;
+    *generation = chunk_area_generation(memory);
+    return chunk_area_is_ready(memory, index) ? memory : NULL;
 }
 
 static bool is_ready(const struct blob *blob, uint32_t index)
 {
-    return chunk_area_is_ready(&blob->disk, index) || (blob->memory.data_fd >= 0 && chunk_area_is_ready(&blob->memory, index));
+    const struct chunk_area *memory = blob_memory(blob);
+
+    return chunk_area_is_ready(&blob->disk, index) || (memory && chunk_area_is_ready(memory, index));
 }
 
 enum chunk_state blob_state(const struct blob *blob, uint32_t index)
@@ -163,14 +202,18 @@ bool blob_has_failed(const struct blob *blob, uint32_t index)
 
 void blob_visit(struct blob *blob, uint32_t index)
 {
-    if (blob->visited && !(__atomic_load_n(&blob->visited[index / 8], __ATOMIC_RELAXED) & rafs_chunk_bit(index)))
-        __atomic_fetch_or(&blob->visited[index / 8], rafs_chunk_bit(index), __ATOMIC_RELAXED);
+    const struct visited_map *visited = blob_visited(blob);
+
+    if (visited && !(__atomic_load_n(&visited->bits[index / 8], __ATOMIC_RELAXED) & rafs_chunk_bit(index)))
+        __atomic_fetch_or(&visited->bits[index / 8], rafs_chunk_bit(index), __ATOMIC_RELAXED);
 }
 
 bool blob_was_visited(struct blob *blob, uint32_t index)
 {
-    return blob->visited &&
-           __atomic_fetch_and(&blob->visited[index / 8], (uint8_t)~rafs_chunk_bit(index), __ATOMIC_RELAXED) & rafs_chunk_bit(index);
+    const struct visited_map *visited = blob_visited(blob);
+    uint8_t bit = rafs_chunk_bit(index);
+
+    return visited && __atomic_fetch_and(&visited->bits[index / 8], (uint8_t)~bit, __ATOMIC_RELAXED) & bit;
 }
 
 static void clear_pending(struct blob *blob, uint32_t index)

@@ -27,6 +27,19 @@ enum chunk_state { CHUNK_READY, CHUNK_PENDING, CHUNK_ABSENT };
 
 struct chunk_link;
 
+/* Both are shared with whoever fetches, and are replaced when that is another process. A reader may still use the
+ * older ones, which stay as long as the blob. */
+struct memory_area {
+    struct chunk_area area;
+    struct memory_area *older;
+};
+
+struct visited_map {
+    uint8_t *bits;
+    size_t length;
+    struct visited_map *older;
+};
+
 struct blob {
     uint32_t references; /* atomic: the owner's, and one for each request that waits for a chunk */
     uint32_t handle; /* what upcalls and completions carry; never used again */
@@ -35,11 +48,10 @@ struct blob {
     uint32_t chunk_count;
     uint64_t uncompressed_size;
     struct chunk_area disk;   /* the cache files */
-    struct chunk_area memory; /* for what the disk had no room for, if there is such an area */
+    struct memory_area *memory; /* atomic: for what the disk had no room for. NULL: there is no such area */
     uint8_t *pending;         /* bitmaps in the map's bit order */
     uint8_t *failed;
-    uint8_t *visited;         /* shared, NULL where nobody asks: which chunks were read since it was cleared */
-    size_t visited_length;
+    struct visited_map *visited; /* atomic: which chunks were read since it was cleared. NULL: nobody asks */
     const uint8_t *meta;      /* blob.meta; v5: a table of chunk records (chunk_table.h) */
     size_t meta_length;
     uint32_t record_size;     /* tells which form they have */
@@ -81,7 +93,8 @@ void chunk_store_take_out(struct chunk_store *store, struct blob *blob);
 /* Duplicates data_fd, maps the two files. -EINVAL: a file's size does not fit chunk_count. */
 int blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta_fd, uint32_t chunk_count,
               uint64_t uncompressed_size, struct blob **out);
-/* Before it is served: an area in memory, and the bitmap of visited chunks. Both as blob_open does. */
+/* Gives it an area in memory, and a bitmap of visited chunks, or others than it has. One call at a time.
+ * Errors as blob_open. */
 int blob_add_memory(struct blob *blob, int data_fd, int map_fd);
 int blob_add_visited(struct blob *blob, int fd);
 /* Has the blob fetched by way of a link, which knows it by that handle. Before anything serves it. */
@@ -100,6 +113,9 @@ bool blob_has_failed(const struct blob *blob, uint32_t index);
 /* Where a chunk lies, NULL if it is not READY. What is read there counts only if the area is still at
  * `generation` afterwards (chunk_area_is_at). */
 struct chunk_area *blob_find(struct blob *blob, uint32_t index, uint64_t *generation);
+/* The area in memory, or NULL. */
+struct chunk_area *blob_memory(const struct blob *blob);
+static inline const struct visited_map *blob_visited(const struct blob *blob) { return __atomic_load_n(&blob->visited, __ATOMIC_ACQUIRE); }
 /* The chunk is being read; and whether it was since the last time that was asked. */
 void blob_visit(struct blob *blob, uint32_t index);
 bool blob_was_visited(struct blob *blob, uint32_t index);

@@ -70,8 +70,10 @@ void vfs_blob_complete(struct chunk_store *store, struct blob *blob, uint32_t fi
 
 void vfs_blob_complete_in_memory(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
 {
-    if (in_range(blob, first, count) && blob->memory.data_fd >= 0)
-        blob_complete_in(store, blob, &blob->memory, first, count);
+    struct chunk_area *memory = blob_memory(blob);
+
+    if (memory && in_range(blob, first, count))
+        blob_complete_in(store, blob, memory, first, count);
 }
 
 void vfs_blob_unclaim(struct chunk_store *store, struct blob *blob, uint32_t first, uint32_t count)
@@ -91,15 +93,18 @@ int vfs_blob_add_visited(struct blob *blob, int fd) { return blob_add_visited(bl
 
 int vfs_blob_is_visited(const struct blob *blob, uint32_t chunk)
 {
-    return chunk < blob->chunk_count && blob->visited && __atomic_load_n(&blob->visited[chunk / 8], __ATOMIC_RELAXED) & rafs_chunk_bit(chunk);
+    const struct visited_map *visited = blob_visited(blob);
+
+    return visited && chunk < blob->chunk_count && __atomic_load_n(&visited->bits[chunk / 8], __ATOMIC_RELAXED) & rafs_chunk_bit(chunk);
 }
 
 uint32_t vfs_blob_visited_count(const struct blob *blob)
 {
+    const struct visited_map *visited = blob_visited(blob);
     uint32_t count = 0;
 
-    for (uint32_t i = 0; blob->visited && i < (blob->chunk_count + 7) / 8; i++)
-        count += (uint32_t)__builtin_popcount(__atomic_load_n(&blob->visited[i], __ATOMIC_RELAXED));
+    for (uint32_t i = 0; visited && i < (blob->chunk_count + 7) / 8; i++)
+        count += (uint32_t)__builtin_popcount(__atomic_load_n(&visited->bits[i], __ATOMIC_RELAXED));
     return count;
 }
 
@@ -115,9 +120,9 @@ uint64_t vfs_blob_generation(const struct blob *blob) { return chunk_area_genera
 int vfs_blob_evict(struct blob *blob, int in_memory, const struct vfs_chunk_run *runs, uint32_t run_count, const struct vfs_byte_range *holes,
                    uint32_t hole_count)
 {
-    struct chunk_area *area = in_memory ? &blob->memory : &blob->disk;
+    struct chunk_area *area = in_memory ? blob_memory(blob) : &blob->disk;
 
-    if (area->data_fd < 0)
+    if (!area)
         return -ENXIO;
     for (uint32_t i = 0; i < run_count; i++)
         if (!in_range(blob, runs[i].first, runs[i].count))

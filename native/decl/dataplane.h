@@ -47,7 +47,7 @@ uint32_t vfs_store_new_handle(struct chunk_store *store);
 
 int vfs_blob_open(struct chunk_store *store, int data_fd, int chunk_map_fd, int meta_fd, uint32_t chunk_count,
                   uint64_t uncompressed_size, struct blob **out);
-int vfs_blob_add_memory(struct blob *blob, int data_fd, int map_fd); /* before it is served, as the next one */
+int vfs_blob_add_memory(struct blob *blob, int data_fd, int map_fd); /* one, or another one, as the next */
 int vfs_blob_add_visited(struct blob *blob, int fd);
 void vfs_blob_close(struct chunk_store *store, struct blob *blob);
 uint32_t vfs_blob_handle(const struct blob *blob);

@@ -85,27 +85,35 @@ static void test_a_hole_that_cannot_be_punched_is_an_error(void)
 static void test_the_area_in_memory_comes_after_the_disk(void)
 {
     struct blob *blob = small_blob_open(store, 9, false);
-    int data = small_memfd(9 * SMALL_CHUNK), map = small_memfd(4096 + 2), wrong = small_memfd(4096 + 3);
+    int data = small_memfd(9 * SMALL_CHUNK), map = small_memfd(4096 + 2), wrong = small_memfd(4096 + 3), other = small_memfd(4096 + 2);
     struct chunk_run run = run_of(0, 9);
     uint64_t generation;
 
     CHECK(!blob_find(blob, 4, &generation));
     CHECK_EQ(blob_add_memory(blob, data, wrong), -EINVAL);
-    chunk_area_close(&blob->memory);
+    CHECK(!blob_memory(blob));
     CHECK_EQ(blob_add_memory(blob, data, map), 0);
     CHECK(!blob_find(blob, 4, &generation));
     CHECK(blob_claim(blob, 4));
-    blob_complete_in(store, blob, &blob->memory, 4, 1);
+    blob_complete_in(store, blob, blob_memory(blob), 4, 1);
     CHECK_EQ(blob_state(blob, 4), CHUNK_READY);
     CHECK(!blob_claim(blob, 4));
-    CHECK(blob_find(blob, 4, &generation) == &blob->memory);
+    CHECK(blob_find(blob, 4, &generation) == blob_memory(blob));
     CHECK_EQ(generation, 0);
     blob_complete(store, blob, 4, 1);
     CHECK(blob_find(blob, 4, &generation) == &blob->disk);
     CHECK_EQ(chunk_area_evict(&blob->disk, &run, 1, NULL, 0), 0);
-    CHECK(blob_find(blob, 4, &generation) == &blob->memory);
-    CHECK_EQ(chunk_area_evict(&blob->memory, &run, 1, NULL, 0), 0);
+    CHECK(blob_find(blob, 4, &generation) == blob_memory(blob));
+    CHECK_EQ(chunk_area_evict(blob_memory(blob), &run, 1, NULL, 0), 0);
     CHECK_EQ(blob_state(blob, 4), CHUNK_ABSENT);
+    blob_complete_in(store, blob, blob_memory(blob), 4, 1);
+    struct chunk_area *older = blob_find(blob, 4, &generation);
+    CHECK_EQ(blob_add_memory(blob, data, other), 0); /* that of another agent */
+    CHECK_EQ(blob_state(blob, 4), CHUNK_ABSENT);
+    CHECK(chunk_area_is_at(older, generation)); /* who reads there may go on */
+    blob_complete_in(store, blob, blob_memory(blob), 5, 1);
+    CHECK(blob_find(blob, 5, &generation) == blob_memory(blob) && blob_memory(blob) != older);
+    close(other);
     close(data);
     close(map);
     close(wrong);
@@ -115,7 +123,7 @@ static void test_the_area_in_memory_comes_after_the_disk(void)
 static void test_visits_are_remembered_once(void)
 {
     struct blob *blob = small_blob_open(store, 20, false);
-    int fd = small_memfd(4096), small = small_memfd(100);
+    int fd = small_memfd(4096), small = small_memfd(100), other = small_memfd(4096);
 
     blob_visit(blob, 3); /* nobody asks */
     CHECK(!blob_was_visited(blob, 3));
@@ -126,6 +134,12 @@ static void test_visits_are_remembered_once(void)
     CHECK(!blob_was_visited(blob, 2));
     CHECK(blob_was_visited(blob, 3));
     CHECK(!blob_was_visited(blob, 3));
+    blob_visit(blob, 3);
+    CHECK_EQ(blob_add_visited(blob, other), 0);
+    CHECK(!blob_was_visited(blob, 3));
+    blob_visit(blob, 4);
+    CHECK(blob_was_visited(blob, 4));
+    close(other);
     close(fd);
     close(small);
     blob_close(store, blob);

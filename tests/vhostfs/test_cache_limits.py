@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,10 @@ import pytest
 from rafs.limits import CacheLimits
 from tests.native.host_mounts import clean_mounts, mount
 from tests.native.rig import until
+from tests.vhostfs.agent_here import agent_here, no_start
 from tests.vhostfs.conftest import BuiltImage
 from tests.vhostfs.test_daemon import Guest, guest_of, serving
+from vhostfs.daemon import Daemon
 from virtqueue.fuse_client import FuseClient
 
 MIB = 1 << 20
@@ -194,6 +196,29 @@ async def test_right_bytes_within_the_quota_on_a_disk_that_fills_up(kind: str, t
             statistics = await daemon.statistics()
     assert statistics["failed_misses"] == 0 and statistics["fetch_failed_chunks"] == 0
     assert statistics["cache_evicted_chunks"] > 100 and statistics["cache_spilled_chunks"] > 0
+
+
+async def test_the_successor_of_an_agent_has_a_memory_of_its_own(tmp_path: Path) -> None:
+    """On a full disk, a chunk that the new agent fetched is found by a worker of the old one."""
+    image = await asyncio.to_thread(build, tmp_path / "image", 8)
+    big = (image.source / "big").read_bytes()
+    with small_file_system("tmpfs", tmp_path, 2) as point:
+        options = image.options(tmp_path, cache_dir=point / "cache")
+        async with AsyncExitStack() as stack:
+            first = AsyncExitStack()
+            await first.enter_async_context(agent_here(options.cache_dir))
+            daemon = await stack.enter_async_context(Daemon(options, no_start))
+            guest = await stack.enter_async_context(guest_of(daemon))
+            nodeid = await asyncio.to_thread(lambda: guest.fuse.walk(b"/big").nodeid)
+            with OtherProgram(point / "other") as other:
+                await asyncio.to_thread(other.is_full.wait, 60)
+                for offset in range(0, 3 * MIB, MIB):
+                    assert await asyncio.to_thread(guest.fuse.read, nodeid, offset, MIB) == big[offset:][:MIB]
+                await first.aclose()
+                await stack.enter_async_context(agent_here(options.cache_dir))
+                for offset in range(4 * MIB, 7 * MIB, MIB):
+                    assert await asyncio.to_thread(guest.fuse.read, nodeid, offset, MIB) == big[offset:][:MIB]
+                assert (await daemon.statistics())["cache_spilled_chunks"] >= 8
 
 
 @contextmanager

@@ -230,7 +230,7 @@ class AgentLink:
         return fds
 
     def _map(self, handle: int, spec: BlobSpec, fds: list[Fd]) -> LinkedBlob:
-        data, chunk_map, meta, memory_data, memory_map, visited = (fd.fileno() for fd in fds)
+        data, chunk_map, meta = (fd.fileno() for fd in fds[:3])
         native = Blob(
             self._chunks,
             data_fd=data,
@@ -240,8 +240,7 @@ class AgentLink:
             uncompressed_size=spec.record.uncompressed_size,
         )
         try:
-            native.add_memory(memory_data, memory_map)
-            native.add_visited(visited)
+            _share_memory(native, fds)
         except BaseException:
             native.close()
             raise
@@ -315,6 +314,7 @@ class AgentLink:
                 log.error(
                     "blob %s: its cache was removed while it was used; mount the image anew", blob.blob_id
                 )
+            _share_memory(blob.native, fds)  # the successor has its own
             for fd in fds:
                 fd.close()
             if self._blobs.get(blob.handle) is not blob:  # closed meanwhile
@@ -346,6 +346,13 @@ class AgentLink:
         if self._exchange is not None:
             self._exchange.close()
             self._exchange = None
+
+
+def _share_memory(native: Blob, fds: Sequence[Fd]) -> None:
+    """Take what the agent has in memory for a blob, the last three of what it sends. Raises OSError."""
+    memory_data, memory_map, visited = (fd.fileno() for fd in fds[3:])
+    native.add_memory(memory_data, memory_map)
+    native.add_visited(visited)
 
 
 def _inode(fd: int) -> tuple[int, int]:
