@@ -74,6 +74,8 @@ class LayerConverter:
         self._options = replace(
             options, whiteouts=Whiteouts.NONE, parent=None, prefetch=(), prefetch_policy=PrefetchPolicy.NONE
         )
+        dictionary = options.chunk_dict
+        self._dictionary = sha256_of(dictionary) if dictionary else None
         self._progress = progress
         self._slots = asyncio.Semaphore(at_once)
         self._running: dict[str, asyncio.Task[ConvertedLayer]] = {}
@@ -124,7 +126,6 @@ class LayerConverter:
 
     def _key(self, layer: Descriptor) -> str:
         options = self._options
-        dictionary = options.chunk_dict
         chosen = [
             VERSION,
             layer.digest,
@@ -132,7 +133,7 @@ class LayerConverter:
             options.compressor,
             options.digester,
             options.chunk_size,
-            hashlib.sha256(dictionary.read_bytes()).hexdigest() if dictionary else None,
+            self._dictionary,
         ]
         return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()
 
@@ -211,6 +212,15 @@ class LayerConverter:
             path = await self._fetch(layer, folder)
         self._progress.begin(layer.digest, "push", layer.size)
         await self._target.put_blob(layer, path, lambda size: self._progress.advance(layer.digest, size))
+
+
+def sha256_of(file: Path) -> str:
+    """Raises BuildError."""
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise BuildError(f"cannot read bootstrap {str(file)!r}: {error.strerror}") from error
 
 
 def _refuse_unknown(layer: Descriptor) -> None:

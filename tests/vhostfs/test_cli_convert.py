@@ -178,6 +178,7 @@ def test_skopeo_pushes_to_our_registry(tmp_path: Path, source: Layout) -> None:
         (["{source}:v1", "x/y:z", "--platform", "linux"], "'linux' is no platform"),
         (["{source}:v1", "x/y:z", "--prefetch-files", "/no/list"], "'/no/list': No such file"),
         (["{source}:v1", "x/y:z", "--work-dir", "/dev/null/x"], "'/dev/null/x"),
+        (["{source}:v1", "/tmp/x:y", "--chunk-dict", "bootstrap=/no/boot"], "'/no/boot': No such file"),
         (["{source}:v1", "x/y:z", "--compressor", "zstd", "--chunk-size", "1000"], "chunk size 1000 is not"),
     ],
 )
