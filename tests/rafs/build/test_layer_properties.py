@@ -236,7 +236,7 @@ def read_by_us(bootstrap: Path, blob_dir: Path, entries: dict[bytes, Entry]) -> 
     return wrong + [f"missing {name!r}" for name in entries.keys() - paths]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     drawn=layers,
     spec=st.sampled_from([Whiteouts.OCI, Whiteouts.OVERLAYFS]),

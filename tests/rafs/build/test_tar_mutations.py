@@ -75,7 +75,7 @@ def mutate(content: bytearray, kind: str, where: float, what: Any) -> None:
             content[block + 148 : block + 156] = b"%06o\0 " % sum(content[block : block + 512])
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     number=st.integers(0, len(PACKED) - 1),
     mutations=st.lists(steps, min_size=1, max_size=4),
