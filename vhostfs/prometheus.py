@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from rafs.metered import LATENCY_LIMITS, SIZE_LIMITS, BackendStatistics
+from rafs.prefetch.statistics import PrefetchStatistics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -62,6 +63,7 @@ class MountSample(NamedTuple):
     read_bytes: int
     ready_chunks: int
     chunks: int
+    prefetch: PrefetchStatistics | None = None
 
 
 class Row(NamedTuple):
@@ -105,6 +107,17 @@ CACHE: dict[str, Row] = {
     "scrubbed_bytes": Row("cache_scrubbed_bytes", "Bytes on the disk that were compared with their digests."),
     "corrupt_chunks": Row("cache_corrupt_chunks", "Chunks on the disk that did not fit their digest."),
     "healed_chunks": Row("cache_healed_chunks", "Such chunks that were fetched again."),
+}
+#: of PrefetchStatistics
+PREFETCH: dict[str, Row] = {
+    "requests": Row("prefetch_requests", "Ranges that were asked for ahead of need."),
+    "read_bytes": Row("prefetch_bytes", "Bytes of these, as they are stored."),
+    "chunks": Row("prefetch_chunks", "Chunks that were fetched ahead of need."),
+    "failed_requests": Row("prefetch_failed_requests", "Requests for prefetching that failed."),
+    "judged": Row("prefetch_judged_chunks", "Chunks fetched by a trace that should have been read by now."),
+    "useful": Row("prefetch_useful_chunks", "Of these, chunks that were read."),
+    "workers": Row("prefetch_workers", "Requests for prefetching at once; 0: there are no more.", True),
+    "was_stopped": Row("prefetch_was_stopped", "1: it gave up, as the log says.", True),
 }
 #: of HttpPool.counters; failures are by kind, answers by class
 HTTP: dict[str, Row] = {
@@ -210,9 +223,16 @@ def _of_mounts(samples: Iterable[MountSample]) -> list[Metric]:
         "ready_chunks": Row("mount_ready_chunks", "Chunks of the image that are in the cache.", True),
         "chunks": Row("mount_chunks", "Chunks of the image.", True),
     }
-    return [
+    families = [
         _family(row, ["mountpoint"], [([sample.mountpoint], getattr(sample, name)) for sample in samples])
         for name, row in rows.items()
+    ]
+    ahead = [sample for sample in samples if sample.prefetch is not None and sample.prefetch.began_at]
+    return families + [
+        _family(
+            row, ["mountpoint"], [([sample.mountpoint], getattr(sample.prefetch, name)) for sample in ahead]
+        )
+        for name, row in PREFETCH.items()
     ]
 
 

@@ -25,3 +25,8 @@ class PrefetchStatistics:
     judged: int = 0
     useful: int = 0
     stopped_by: str = ""
+
+    @property
+    def was_stopped(self) -> int:
+        """1: it gave up, and `stopped_by` says why."""
+        return int(bool(self.stopped_by))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rafs.prefetch.options import PrefetchOptions
+from rafs.prefetch.precision import SLACK
 from tests.vhostfs.conftest import BuiltImage, GatedBackend
 from tests.vhostfs.session import Session, session
 from tests.vhostfs.test_daemon import serving
@@ -129,14 +130,14 @@ def test_a_file_list(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert "paths must be absolute; left out: b" in caplog.text
 
 
-async def record(image: BuiltImage, where: Path, out: Path) -> None:
-    """A trace of a guest that reads two files."""
+async def record(image: BuiltImage, where: Path, out: Path, names: Sequence[str]) -> None:
+    """A trace of a guest that reads these files."""
     where.mkdir()
     async with session(where, image) as s:
         await s.mounts.mount("/a", request(image, where, {"enable": False}))
         await s.mounts.start_trace("/a")
-        for name in ("file9", "file4"):
-            await s.read(f"/a/dir/{name}")
+        for name in names:
+            await s.read(f"/a/{name}")
         out.write_bytes(await s.mounts.read_trace("/a", is_last=True))
 
 
@@ -149,7 +150,7 @@ async def test_a_mount_follows_a_trace(
     bootstrap.write_bytes(image.bootstrap.read_bytes())
     moved = replace(image, bootstrap=bootstrap)
     out = tmp_path / ("boot.trace" if way == "auto" else "t")
-    await record(moved, tmp_path / "first", out)
+    await record(moved, tmp_path / "first", out, ["dir/file9", "dir/file4"])
     asked = {"enable": False, "trace": str(out)} if way == "config" else {"enable": False}
     mount = request(moved, tmp_path, asked)
     if way != "config":
@@ -165,3 +166,21 @@ async def test_a_mount_follows_a_trace(
         out.unlink()
         await s.mounts.mount("/b", mount)
         assert await s.read("/b/dir/file1") == b"content 1\n"
+
+
+async def test_what_becomes_of_what_a_trace_had_fetched(image: BuiltImage, tmp_path: Path) -> None:
+    """It is judged when as many chunks were read as stand before it, and some more."""
+    names = ["big", *(f"dir/file{number}" for number in range(20))]
+    await record(image, tmp_path / "first", tmp_path / "t", names)
+    async with session(tmp_path, image) as s:
+        mount = request(image, tmp_path, {"enable": False})._replace(trace=str(tmp_path / "t"))
+        await s.mounts.mount("/a", mount)
+        assert (await until_prefetched(s))["entries_count"] == CHUNKS
+        instance = s.mounts.at("/a").instance
+        assert instance is not None
+        assert (await instance.figures()).prefetch.judged == 0
+        for name in names:
+            await s.read(f"/a/{name}")
+        seen = (await instance.figures()).prefetch
+        assert seen.judged == seen.useful == CHUNKS - SLACK
+        assert seen.chunks == CHUNKS and not seen.stopped_by

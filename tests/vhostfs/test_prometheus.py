@@ -24,6 +24,7 @@ from rafs.backend.config import (
 from rafs.backend.place import place_of
 from rafs.errors import BlobAuthError
 from rafs.metered import LATENCY_LIMITS, MeteredBackend
+from rafs.prefetch.statistics import PrefetchStatistics
 from rafs.secret import Secret
 from tests.fakes.blob_store import FAKE, running
 from tests.fakes.blobs import BLOB_ID, MemoryBackend
@@ -101,9 +102,10 @@ async def test_every_figure_of_a_store_has_a_name(tmp_path: Path) -> None:
 
 
 def test_stores_and_mounts() -> None:
+    ahead = PrefetchStatistics(began_at=1.0, judged=50, useful=20, stopped_by="precision")
     text = exposition(
         stores=[StoreSample("/cache", {"fetched_bytes": 7, "open_blobs": 2}, {"evicted_chunks": 3})],
-        mounts=[MountSample("/a", 5, 2, 4096, 10, 20), MountSample('/"b"\n', 1, 0, 1, 1, 1)],
+        mounts=[MountSample("/a", 5, 2, 4096, 10, 20, ahead), MountSample('/"b"\n', 1, 0, 1, 1, 1)],
         http={"requests": 9, "retries": 1, "failed_network": 4, "2xx": 5},
     )
     assert value(text, "vhostfs_fetch_bytes_total", cache="/cache") == 7
@@ -112,6 +114,10 @@ def test_stores_and_mounts() -> None:
     assert value(text, "vhostfs_mount_missed_reads_total", mountpoint="/a") == 2
     assert value(text, "vhostfs_mount_ready_chunks", mountpoint="/a") == 10
     assert value(text, "vhostfs_mount_reads_total", mountpoint='/"b"\n') == 1
+    assert value(text, "vhostfs_prefetch_judged_chunks_total", mountpoint="/a") == 50
+    assert value(text, "vhostfs_prefetch_useful_chunks_total", mountpoint="/a") == 20
+    assert value(text, "vhostfs_prefetch_was_stopped", mountpoint="/a") == 1
+    assert text.count(b"vhostfs_prefetch_was_stopped{") == 1
     assert value(text, "vhostfs_http_requests_total") == 9
     assert value(text, "vhostfs_http_retries_total") == 1
     assert value(text, "vhostfs_http_failures_total", kind="network") == 4

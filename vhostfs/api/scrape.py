@@ -31,7 +31,10 @@ async def scrape(mounts: Mounts) -> tuple[bytes, str]:
     text = exposition(
         backends.values(),
         stores.values(),
-        [_of_mount(mountpoint, instance) for mountpoint, instance in images],
+        [
+            _of_mount(mountpoint, instance)._replace(prefetch=counted.prefetch)
+            for (mountpoint, instance), counted in zip(images, figures, strict=True)
+        ],
         http,
     )
     return text, CONTENT_TYPE
