@@ -21,6 +21,7 @@ from vhostfs import (
     cli_export,
     cli_inspect,
     cli_merge,
+    cli_mount,
     cli_registry,
     cli_serve,
     cli_stat,
@@ -33,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (2: it makes no sense)."""
     parser = argparse.ArgumentParser(
         prog="vhostfs",
-        description="Build, check and unpack RAFS (Nydus) images, and serve them to virtual machines over "
-        "virtio-fs.",
+        description="Build, check and unpack RAFS (Nydus) images, serve them to virtual machines over "
+        "virtio-fs, and mount them on this host.",
     )
     parser.add_argument("--version", action="version", version=f"vhostfs {version('vhostfs')}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli_merge.add_parser(subparsers)
     cli_registry.add_parser(subparsers)
     cli_serve.add_parser(subparsers)
+    cli_mount.add_parser(subparsers)
     cli_cache.add_parser(subparsers)
     cli_check.add_parser(subparsers)
     cli_inspect.add_parser(subparsers)

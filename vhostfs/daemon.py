@@ -66,11 +66,8 @@ class Daemon:
 
     async def _build(self) -> None:
         options, stack = self.options, self._stack
-        offer = virtio_fs_offer(options.num_request_queues, options.tag)
         bootstrap = Image(options.bootstrap)
-        # Early, so that a VMM may connect already: it is answered once the blobs are open.
-        listener = _listen(options)
-        stack.callback(listener.close)
+        self._prepare(stack)
         chunks = dataplane.ChunkStore()
         stack.callback(chunks.close)
         link = AgentLink(chunks, options.cache_dir, self._start_agent)
@@ -92,13 +89,27 @@ class Daemon:
         if options.trace_out is not None:
             recorder = TraceRecorder(self.device, "/", bootstrap, options.bootstrap)
             stack.callback(save_trace, recorder, options.trace_out)
-        binding = VirtioFsDevice(self.device)
-        stack.callback(binding.close)
-        await stack.enter_async_context(background(Server(listener, offer, binding).serve()))
+        await self._begin(stack)
         # First of all at the end: a vring that is being stopped waits for its misses.
         stack.push_async_callback(link.stop)
         stack.push_async_callback(self.image.figures)  # for the statistics: there is no asking afterwards
-        log.info("serving %s on %s", options.bootstrap, listener.path or f"descriptor {options.listen_fd}")
+        log.info("serving %s on %s", options.bootstrap, self._where())
+
+    # the transport: virtqueues here, /dev/fuse in mount_daemon.py
+
+    def _prepare(self, stack: AsyncExitStack) -> None:
+        """Early, so that a VMM may connect already: it is answered once the blobs are open."""
+        self._offer = virtio_fs_offer(self.options.num_request_queues, self.options.tag)
+        self._listener = _listen(self.options)
+        stack.callback(self._listener.close)
+
+    async def _begin(self, stack: AsyncExitStack) -> None:
+        binding = VirtioFsDevice(self.device)
+        stack.callback(binding.close)
+        await stack.enter_async_context(background(Server(self._listener, self._offer, binding).serve()))
+
+    def _where(self) -> str:
+        return str(self._listener.path or f"descriptor {self.options.listen_fd}")
 
     async def run(self) -> None:
         """Serve until `stop`."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
+from rafs.backend.config import Backend, LocalFs, Registry, Scheme, backend_of
 from rafs.backend.http import HttpOptions, HttpPool
 from rafs.errors import BlobCorrupt, BuildError
 from rafs.oci.descriptor import MAX_DOCUMENT, Descriptor, InvalidImage
@@ -75,6 +76,11 @@ class Place(BlobTarget, Protocol):
         """Add a manifest that is found by its subject."""
         ...
 
+    @property
+    def backend(self) -> Backend:
+        """Where a reader of the image finds its blobs."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -97,14 +103,11 @@ def open_place(
         if name.startswith(("/", "./", "../")) or path.is_dir():
             return LayoutPlace(path, tag)
     reference = Reference.parse(name)
+    spoken: Scheme = "http" if (scheme or default_scheme(reference.registry_host)) == "http" else "https"
     client = RegistryClient(
-        pool,
-        reference.registry_host,
-        reference.repository,
-        scheme=scheme or default_scheme(reference.registry_host),
-        options=options,
+        pool, reference.registry_host, reference.repository, scheme=spoken, options=options
     )
-    return RegistryPlace(client, reference)
+    return RegistryPlace(client, reference, spoken)
 
 
 def _split_tag(text: str) -> tuple[Path, str | None]:
@@ -164,6 +167,10 @@ class LayoutPlace:
     def home(self) -> str:
         return ""
 
+    @property
+    def backend(self) -> Backend:
+        return backend_of("localfs", LocalFs(dir=str(self._layout.blob_path("").absolute())))
+
     def close(self) -> None:
         pass
 
@@ -177,8 +184,9 @@ class LayoutPlace:
 class RegistryPlace:
     """An image at a registry."""
 
-    def __init__(self, client: RegistryClient, reference: Reference) -> None:
+    def __init__(self, client: RegistryClient, reference: Reference, scheme: Scheme) -> None:
         self._client = client
+        self._scheme = scheme
         self._reference = reference
         self._pusher = Pusher(client)
 
@@ -249,6 +257,11 @@ class RegistryPlace:
     @property
     def home(self) -> str:
         return f"{self._client.host}/{self._client.repository}"
+
+    @property
+    def backend(self) -> Backend:
+        host, repository = self._client.host, self._client.repository
+        return backend_of("registry", Registry(scheme=self._scheme, host=host, repo=repository))
 
     def close(self) -> None:
         self._client.close()

@@ -18,7 +18,8 @@ import pytest
 from rafs.prefetch.options import PrefetchOptions
 from tests.vhostfs.conftest import BuiltImage
 from tests.vhostfs.test_daemon import Guest
-from vhostfs.cli_serve import add_parser, prefetch_of
+from vhostfs.cli_options import prefetch_of
+from vhostfs.cli_serve import add_parser
 
 #: It ends within a second; the bound is for a loaded machine.
 PATIENCE_S = 20
