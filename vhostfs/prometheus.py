@@ -107,6 +107,10 @@ CACHE: dict[str, Row] = {
     "scrubbed_bytes": Row("cache_scrubbed_bytes", "Bytes on the disk that were compared with their digests."),
     "corrupt_chunks": Row("cache_corrupt_chunks", "Chunks on the disk that did not fit their digest."),
     "healed_chunks": Row("cache_healed_chunks", "Such chunks that were fetched again."),
+    "deduplicated_chunks": Row("cache_deduplicated_chunks", "Chunks that another blob there had already."),
+    "deduplicated_bytes": Row("cache_deduplicated_bytes", "Bytes of these."),
+    "saved_bytes": Row("cache_saved_bytes", "Bytes that were not fetched, thanks to these."),
+    "cloned_bytes": Row("cache_cloned_bytes", "Of their bytes, those that share blocks on the disk."),
 }
 #: of PrefetchStatistics
 PREFETCH: dict[str, Row] = {

@@ -96,8 +96,8 @@ async def test_back_ends_of_one_place_are_added_up() -> None:
 async def test_every_figure_of_a_store_has_a_name(tmp_path: Path) -> None:
     """A new one needs a row in the table."""
     async with running(tmp_path, MemoryBackend({BLOB_ID: FAKE.content})) as store:
-        fetch = store.store.statistics()
-    assert set(fetch) == set(FETCH)
+        fetch, cache = store.store.statistics(), store.governor.statistics()
+    assert set(fetch) == set(FETCH) and set(cache) == set(CACHE)
     assert all(re.fullmatch(r"[a-z_]+", row.name) for row in [*FETCH.values(), *CACHE.values()])
 
 
