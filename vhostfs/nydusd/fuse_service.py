@@ -123,7 +123,7 @@ class FuseService(Service):
         session = self._daemon.begin([fd])
         policy = self._daemon.arguments.failover_policy
         try:
-            if policy == "resend":
+            if policy != "none":  # to flush them instead takes a kernel that is not the mainline's
                 await run_to_end(None, session.resend)
         except OSError as error:
             log.warning("the kernel does not ask again what was under way: %s", error.strerror)
