@@ -117,4 +117,4 @@ async def test_what_is_ready_after_a_power_cut_is_right(tmp_path: Path, limits: 
 @pytest.mark.long
 @pytest.mark.parametrize("limits", [NO_LIMITS, CacheLimits(quota=1 << 20)])
 async def test_many_power_cuts(tmp_path: Path, limits: CacheLimits) -> None:
-    await cut_the_power(tmp_path, limits, 300)
+    await cut_the_power(tmp_path, limits, 80)
