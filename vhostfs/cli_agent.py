@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from rafs.limits import CacheLimits
 from vhostfs.defaults import DEFAULT_IDLE_TIMEOUT_S, default_cache_dir
 from vhostfs.sandbox_options import SandboxOptions, check_parts
 from vhostfs.sandbox_options import add_arguments as add_sandbox_arguments
@@ -79,6 +80,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="end when no daemon has been connected for so many seconds, or 'never'",
     )
     parser.add_argument(
+        "--cache-quota",
+        metavar="SIZE",
+        type=parse_size,
+        help="what the cache directory may take of its disk, whatever daemons ask for",
+    )
+    parser.add_argument(
+        "--cache-min-free",
+        metavar="SIZE",
+        type=parse_size,
+        help="what is to stay free on that disk, whatever daemons ask for",
+    )
+    parser.add_argument(
         "--host-requests",
         metavar="N",
         type=rate,
@@ -108,6 +121,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
+def _cache_limits(arguments: argparse.Namespace) -> CacheLimits | None:
+    quota, min_free = arguments.cache_quota, arguments.cache_min_free
+    if quota is None and min_free is None:
+        return None
+    return CacheLimits(quota=quota, min_free=min_free or 0)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Serve until told to stop, or idle. 0: a clean end, 1: it could not begin, 2: options do not fit."""
     sandbox = SandboxOptions.of(arguments)
@@ -121,6 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
     return process.run(
         process.AgentOptions(
             cache_dir=Path.cwd() / arguments.cache_dir,
+            cache_limits=_cache_limits(arguments),
             within=tuple(Path.cwd() / directory for directory in arguments.within),
             idle_timeout_s=arguments.idle_timeout,
             log_level=arguments.log_level,

@@ -10,6 +10,7 @@ from pathlib import Path
 from rafs.backend import BlobBackend
 from rafs.backend.config import Backend
 from rafs.fetch import FetchLimits
+from rafs.limits import CacheLimits
 from vhostfs.agent.place import AgentPlace
 from vhostfs.agent.server import Agent
 
@@ -21,6 +22,7 @@ async def agent_here(
     *,
     make: Callable[[Backend], BlobBackend] | None = None,
     limits: FetchLimits | None = None,
+    cache_limits: CacheLimits | None = None,
 ) -> AsyncIterator[Agent]:
     """`backend` stands for whatever is configured."""
     place = AgentPlace(cache_dir)
@@ -29,7 +31,7 @@ async def agent_here(
         listener = place.listen()
         try:
             chosen = make if backend is None else (lambda _: backend)
-            async with Agent(cache_dir, make=chosen, limits=limits) as agent:
+            async with Agent(cache_dir, make=chosen, limits=limits, cache_limits=cache_limits) as agent:
                 agent.serve(listener)
                 try:
                     yield agent

@@ -221,6 +221,17 @@ async def test_the_successor_of_an_agent_has_a_memory_of_its_own(tmp_path: Path)
                 assert (await daemon.statistics())["cache_spilled_chunks"] >= 8
 
 
+async def test_an_agent_s_own_limits_go_before_those_of_daemons(tmp_path: Path) -> None:
+    image = await asyncio.to_thread(build, tmp_path / "image", 8)
+    big = (image.source / "big").read_bytes()
+    options = image.options(tmp_path)
+    limits = CacheLimits(quota=4 * MIB)
+    async with agent_here(options.cache_dir, cache_limits=limits), Daemon(options, no_start) as daemon:
+        async with guest_of(daemon) as guest:
+            assert await asyncio.to_thread(guest.read, b"/big") == big
+        assert 0 < disk_bytes(options.cache_dir) <= 4 * MIB
+
+
 @contextmanager
 def serve_processes(image: BuiltImage, where: Path, cache: Path, quota: int) -> Iterator[list[Guest]]:
     """A `vhostfs serve` for each reader, all with the same cache, and a front-end of each."""

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from rafs.backend.rate import RateLimit
+from rafs.limits import CacheLimits
 from vhostfs.agent.place import LOG, AgentPlace, connect
 from vhostfs.agent.scrape import metrics_routes
 from vhostfs.agent.server import Agent
@@ -40,7 +41,7 @@ class AgentOptions:
 
     `idle_timeout_s` None: it never ends by itself. `log_to_cache`: log beside the socket, not on stderr.
     `metrics`: the address (host, port) of an HTTP server for Prometheus. `host_...`: what each server may be
-    asked for by HTTP in a second; 0: no limit.
+    asked for by HTTP in a second; 0: no limit. `cache_limits`: None: those that the daemons ask for.
     """
 
     cache_dir: Path
@@ -51,6 +52,7 @@ class AgentOptions:
     metrics: tuple[str, int] | None = None
     host_requests_per_s: float = 0
     host_bytes_per_s: float = 0
+    cache_limits: CacheLimits | None = None
     sandbox: SandboxOptions = field(default_factory=SandboxOptions)
 
 
@@ -65,7 +67,12 @@ class AgentDaemon:
         metrics_listener: socket.socket | None = None,
     ) -> None:
         rate = RateLimit(options.host_requests_per_s, options.host_bytes_per_s)
-        self._agent = Agent(options.cache_dir, idle_timeout_s=options.idle_timeout_s, rate=rate)
+        self._agent = Agent(
+            options.cache_dir,
+            idle_timeout_s=options.idle_timeout_s,
+            rate=rate,
+            cache_limits=options.cache_limits,
+        )
         self._place = place
         self._listener = listener
         self._metrics_listener = metrics_listener

@@ -45,7 +45,8 @@ class Agent:
     """`async with` makes it ready, `serve` accepts workers, `run` returns when it was idle, or at `stop`.
 
     `idle_timeout_s`: how long it goes on without a worker; None: for ever. `make` makes back-ends; the
-    default is `rafs.backend.make`. `rate` bounds what each server is asked for.
+    default is `rafs.backend.make`. `rate` bounds what each server is asked for. `cache_limits` are those of
+    the cache directory whatever workers say; None: those that they agree on.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Agent:
         make: Callable[[Backend], BlobBackend] | None = None,
         limits: FetchLimits | None = None,
         rate: RateLimit | None = None,
+        cache_limits: CacheLimits | None = None,
     ) -> None:
         self.cache_dir = cache_dir
         self._idle_timeout_s = idle_timeout_s
         self._make = make
         self._limits = limits
         self._rate = rate
+        self._cache_limits = cache_limits
         self._stack = AsyncExitStack()
         self._stopping = asyncio.Event()
         self._sessions: set[Session] = set()
@@ -177,7 +180,8 @@ class Agent:
         return self._store
 
     def _use(self, limits: CacheLimits) -> None:
-        """Have the cache directory kept within the limits that the first worker gave. Raises CacheError."""
+        """Keep the cache within our own limits, else within those of the first worker. Raises CacheError."""
+        limits = self._cache_limits or limits
         if self._store is not None:
             self._directory.check_limits(limits)
             return
