@@ -44,7 +44,6 @@ from vhostfs.agent.protocol import (
     Hello,
     OpenBlob,
     Prefetch,
-    ProtocolError,
     Reply,
     Request,
     StopPrefetch,
@@ -268,8 +267,11 @@ class AgentLink:
                 finally:
                     again.cancel()
                     await asyncio.gather(again, return_exceptions=True)
-            except (OSError, AgentError, ProtocolError, TimeoutError, Lost) as error:
+            except (OSError, AgentError, TimeoutError, Lost) as error:
                 self._trouble = str(error) or type(error).__name__
+            except Exception as error:
+                log.exception("the link to the agent of %s failed", self._cache_dir)
+                self._trouble = str(error)
             self._hang_up()
             if time.monotonic() - met_at > 1:
                 delay = RETRY_S[0]
