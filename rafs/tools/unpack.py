@@ -89,6 +89,7 @@ class _Unpacker:
         self._files = files
         self._progress = progress
         self._first_paths: dict[int, bytes] = {}
+        self._directories = {self._image.root_nid}
         self._entries_left = self._image.size // 13  # no image has more
         self._warned: set[str] = set()
         self.result = UnpackResult()
@@ -133,6 +134,9 @@ class _Unpacker:
                 errno.ENAMETOOLONG, "the image has a path that is too long", os.fsdecode(path[:100])
             )
         if stat.S_ISDIR(inode.mode):
+            if nid in self._directories:
+                raise OSError(errno.EUCLEAN, "is a directory with another name too", os.fsdecode(path))
+            self._directories.add(nid)
             os.mkdir(name, 0o700, dir_fd=fd)
             return True
         if nid in self._first_paths:
@@ -231,22 +235,25 @@ def _times(inode: Inode) -> tuple[int, int]:
 
 
 def _move(fd: int, name: bytes) -> int:
-    """Open a directory beside `fd`, which is closed."""
-    try:
-        return os.open(name, _DIRECTORY, dir_fd=fd)
-    finally:
-        os.close(fd)
+    """Open a directory beside `fd`, which is closed then; it stays open if that fails."""
+    new = os.open(name, _DIRECTORY, dir_fd=fd)
+    os.close(fd)
+    return new
 
 
 def _walk(root: int, path: bytes) -> int:
     """Open a directory below `root` that was made here; long paths in pieces."""
     fd = os.dup(root)
     parts = [part for part in path.split(b"/") if part]
-    while parts:
-        piece = parts.pop(0)
-        while parts and len(piece) + len(parts[0]) < _SHORT_PATH:
-            piece += b"/" + parts.pop(0)
-        fd = _move(fd, piece)
+    try:
+        while parts:
+            piece = parts.pop(0)
+            while parts and len(piece) + len(parts[0]) < _SHORT_PATH:
+                piece += b"/" + parts.pop(0)
+            fd = _move(fd, piece)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import stat
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
 
+import rafs
 from native.dataplane import Dirent
+from rafs.build import TarSource, build_image
 from rafs.errors import BlobCorrupt, BlobNotFound
 from rafs.tools.unpack import unpack_directory
 from rafs.tools.unpack_tar import unpack_tar
@@ -86,3 +91,37 @@ def test_a_name_that_is_there_twice(built: Built, tmp_path: Path, monkeypatch: p
         with pytest.raises(FileExistsError):
             unpack_directory(image, target)
     assert (target / "twice").is_symlink() and list(outside.iterdir()) == []
+
+
+def test_a_directory_that_contains_itself(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    with built.open() as image:
+        entries = [Dirent(b"again", image.image.root_nid, 2)]
+        monkeypatch.setattr(image.image, "readdir", lambda nid: iter(entries))
+        with pytest.raises(OSError, match="a directory with another name too"):
+            unpack_directory(image, tmp_path / "target")
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= before
+
+
+def test_paths_longer_than_a_call_takes(tmp_path: Path) -> None:
+    """Hard links at a depth that only many calls reach; made by a builder that goes there step by step."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        deep = "/".join(["d" * 200] * 30)
+        first = tarfile.TarInfo(f"{deep}/first")
+        first.size = 4
+        tar.addfile(first, io.BytesIO(b"data"))
+        for name in (f"{deep}/second", "third"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.LNKTYPE, f"{deep}/first"
+            tar.addfile(link)
+    archive.seek(0)
+    build_image(TarSource(archive, "archive"), tmp_path / "boot", tmp_path / "blobs")
+    with rafs.open(tmp_path / "boot", tmp_path / "blobs") as image:
+        result = unpack_directory(image, tmp_path / "target")
+    assert (result.names, result.data_size) == (33, 4)
+    assert (tmp_path / "target" / "third").read_bytes() == b"data"
+    assert (tmp_path / "target" / "third").stat().st_nlink == 3
+    shutil.rmtree(tmp_path / "target")
