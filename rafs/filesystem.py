@@ -187,21 +187,22 @@ class Filesystem:
 
     def data(self, nid: int, offset: int, length: int) -> Iterator[Buffer]:
         """Yield the bytes of a range inside regular file `nid`, in pieces of a chunk or less."""
-        at, end = offset, offset + length
-        for start, piece in self.pieces(nid, offset, length):
-            yield from _zeros(start - at)
-            yield piece
-            at = start + len(piece)
-        yield from _zeros(end - at)
+        for extent, piece in self.pieces(self.image.extents(nid, offset, length)):
+            if piece is None:
+                yield from _zeros(extent.length)
+            else:
+                yield piece
 
-    def pieces(self, nid: int, offset: int, length: int) -> Iterator[tuple[int, Buffer]]:
-        """As `data`, each piece with its offset in the file, and holes left out."""
-        for extent in self.image.extents(nid, offset, length):
+    def pieces(self, extents: Iterable[Extent]) -> Iterator[tuple[Extent, Buffer | None]]:
+        """Yield the bytes of each extent; None for a hole."""
+        for extent in extents:
             if extent.inline is not None:
-                yield extent.file_offset, extent.inline
-            elif extent.blob_index >= 0:
+                yield extent, extent.inline
+            elif extent.blob_index < 0:
+                yield extent, None
+            else:
                 start = extent.offset_in_chunk
-                yield extent.file_offset, memoryview(self._read_chunk(extent))[start : start + extent.length]
+                yield extent, memoryview(self._read_chunk(extent))[start : start + extent.length]
 
     def _regular(self, nid: int, path: AnyPath) -> Inode:
         inode = self.image.inode(nid)

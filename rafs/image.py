@@ -16,12 +16,14 @@ from native.dataplane import CHUNK_RECORD, Dirent, Extent, ImageError, Inode
 from rafs.blob_record import BlobRecord
 from rafs.chunk_table import BootstrapChunks, check_chunks
 
-__all__ = ["Dirent", "Extent", "Image", "ImageError", "Inode"]
+__all__ = ["Dirent", "Extent", "Image", "ImageError", "Inode", "WholeImage"]
 
 #: far more than Linux takes in one call; it bounds what a chain of directories costs
 MAX_PATH = 32768
 #: a dirent of v6 and a name of one byte; those of v5 are larger
 _SMALLEST_ENTRY = 13
+#: a chunk index of v6
+_SMALLEST_EXTENT = 8
 
 
 class ChunkRecords:
@@ -39,6 +41,26 @@ class ChunkRecords:
 
     def __iter__(self) -> Iterator[Any]:
         return map(self._get, range(self._count))
+
+
+class WholeImage:
+    """Extents of all files of an image, each asked for once: no more than it has room for.
+
+    An image may lie that many files have the same long list of chunks; whoever looks at all of them would
+    never come to an end.
+    """
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self._left = image.size // _SMALLEST_EXTENT
+
+    def extents(self, inode: Inode) -> Iterator[Extent]:
+        """Yield the pieces of a regular file. Raises OSError(EUCLEAN) when there are too many."""
+        for extent in self._image.extents(inode.nid, 0, inode.size):
+            self._left -= 1
+            if self._left < 0:
+                raise OSError(errno.EUCLEAN, "files have more chunk records than fit the image")
+            yield extent
 
 
 #: of blob_index in a chunk record

@@ -17,7 +17,7 @@ from rafs.build.chunks import ChunkStore, chunk_key
 from rafs.build.errors import BuildError
 from rafs.build.growth import GrowingTree
 from rafs.build.tree import Inode, Tree
-from rafs.image import Image, ImageError
+from rafs.image import Image, ImageError, WholeImage
 
 _MINOR_LOW = 0xFF
 
@@ -95,6 +95,7 @@ def load_tree(image: Image, path: Path, chunks: ChunkStore) -> Tree:
         raise BuildError(f"bootstrap {str(path)!r} was built without owners; build it with them to merge it")
     rows = _Chunks(image, path, chunks)
     grown = GrowingTree()
+    whole = WholeImage(image)
     inodes: dict[int, Inode] = {}
 
     def load(nid: int, name: bytes) -> Inode:
@@ -115,7 +116,7 @@ def load_tree(image: Image, path: Path, chunks: ChunkStore) -> Tree:
             xattrs=image.xattrs(nid),
         )
         if is_regular:
-            for extent in image.extents(nid, 0, raw.size):
+            for extent in whole.extents(raw):
                 if extent.blob_index < 0:
                     raise BuildError(
                         f"bootstrap {str(path)!r}: {name!r} has holes or inline data; build it again"

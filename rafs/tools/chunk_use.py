@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from native.dataplane import Inode
 from rafs.errors import ImageCorrupt
-from rafs.image import Image, ImageError
+from rafs.image import Image, ImageError, WholeImage
 
 #: (blob id, index in the blob)
 Place = tuple[str, int]
@@ -44,6 +44,7 @@ class ChunkUse:
 
     def __init__(self, image: Image) -> None:
         self.image = image
+        self._whole = WholeImage(image)
         self.blob_ids = [image.blob(index).blob_id for index in range(image.blob_count)]
         self.costs: dict[Place, Cost] = {}
         try:
@@ -80,7 +81,7 @@ class ChunkUse:
             )
 
     def _chunks(self, inode: Inode) -> Iterator[Place | None]:
-        for extent in self.image.extents(inode.nid, 0, inode.size):
+        for extent in self._whole.extents(inode):
             if extent.blob_index < 0:
                 yield None
                 continue

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from native import rafs_v6
 from rafs.blob_record import BlobRecord, Feature
 from rafs.filesystem import AnyPath, Filesystem
-from rafs.image import Image
+from rafs.image import Image, WholeImage
 
 _FLAGS = {
     "compress none": rafs_v6.RAFS_FLAG_COMPRESS_NONE,
@@ -121,6 +121,7 @@ def inspect_image(image: Image) -> ImageFacts:
     used: dict[int, set[int]] = {}
     paths: dict[int, bytes] = dict.fromkeys(image.prefetch_nids(), b"")
     seen: set[int] = set()
+    whole = WholeImage(image)
     for path, inode in image.walk():
         names += 1
         if inode.nid in paths:
@@ -132,7 +133,7 @@ def inspect_image(image: Image) -> ImageFacts:
         kinds[kind_of(inode.mode)] += 1
         if stat.S_ISREG(inode.mode):
             data_size += inode.size
-            for extent in image.extents(inode.nid, 0, inode.size):
+            for extent in whole.extents(inode):
                 if extent.blob_index >= 0:
                     used.setdefault(extent.blob_index, set()).add(extent.chunk_index)
     return ImageFacts(

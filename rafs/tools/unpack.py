@@ -20,7 +20,7 @@ from pathlib import Path
 
 from native.dataplane import Inode
 from rafs.filesystem import Filesystem
-from rafs.image import MAX_PATH
+from rafs.image import MAX_PATH, WholeImage
 from rafs.tools.window import Window
 
 _DOTS = (b".", b"..")
@@ -90,6 +90,7 @@ class _Unpacker:
         self._progress = progress
         self._first_paths: dict[int, bytes] = {}
         self._directories = {self._image.root_nid}
+        self._whole = WholeImage(self._image)
         self._entries_left = self._image.size // 13  # no image has more
         self._warned: set[str] = set()
         self.result = UnpackResult()
@@ -177,10 +178,10 @@ class _Unpacker:
     def _fill(self, fd: int, inode: Inode, path: bytes) -> None:
         """In a thread: the data of a new file, then all the rest of it."""
         try:
-            for at, piece in self._filesystem.pieces(inode.nid, 0, inode.size):
-                if not _is_zero(piece):
-                    _pwrite(fd, piece, at)
-                self._progress(len(piece))
+            for extent, piece in self._filesystem.pieces(self._whole.extents(inode)):
+                if piece is not None and not _is_zero(piece):
+                    _pwrite(fd, piece, extent.file_offset)
+                self._progress(extent.length)
             os.ftruncate(fd, inode.size)  # zeros need not be written
             self._finish(fd, inode, inode.nid, path)
         finally:

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from native.dataplane import Inode
+from rafs.codes import Buffer
 from rafs.filesystem import Filesystem
+from rafs.image import Extent, WholeImage
 from rafs.tools.unpack import UnpackResult
 
 _TYPES = {
@@ -34,6 +36,7 @@ def unpack_tar(
     """Write the archive to `to`, which need not seek. Raises OSError, RafsError."""
     result = UnpackResult()
     first_paths: dict[int, bytes] = {}
+    whole = WholeImage(filesystem.image)
     archive = tarfile.TarFile(  # closed only if all went well
         fileobj=_Sink(to), mode="w", format=tarfile.PAX_FORMAT, encoding=_ENCODING, errors=_ERRORS
     )
@@ -52,7 +55,7 @@ def unpack_tar(
             first_paths[inode.nid] = name
         if stat.S_ISREG(inode.mode):
             result.data_size += inode.size
-            archive.addfile(member, _Pieces(filesystem.data(inode.nid, 0, inode.size), progress))
+            archive.addfile(member, _Pieces(filesystem.pieces(whole.extents(inode)), progress))
         else:
             archive.addfile(member)
     archive.close()
@@ -109,23 +112,29 @@ class _Pieces(io.RawIOBase):
     """File data as tarfile reads it: as much as it asks for."""
 
     def __init__(
-        self, pieces: Iterator[bytes | bytearray | memoryview], progress: Callable[[int], None]
+        self, pieces: Iterator[tuple[Extent, Buffer | None]], progress: Callable[[int], None]
     ) -> None:
         super().__init__()
         self._pieces = pieces
         self._rest = memoryview(b"")
+        self._zeros = 0  # that come before the next piece
         self._progress = progress
 
     def read(self, size: int = -1) -> bytes:
-        taken = []
+        taken: list[memoryview | bytes] = []
         while size > 0:
-            if not self._rest:
-                piece = next(self._pieces, None)
-                if piece is None:
+            if not self._rest and not self._zeros:
+                extent, piece = next(self._pieces, (None, None))
+                if extent is None:
                     break
-                self._rest = memoryview(piece)
-                self._progress(len(piece))
-            taken.append(self._rest[:size])
-            size -= len(taken[-1])
-            self._rest = self._rest[len(taken[-1]) :]
+                self._rest = memoryview(piece or b"")
+                self._zeros = extent.length if piece is None else 0
+                self._progress(extent.length)
+            some = self._rest[:size] if self._rest else bytes(min(size, self._zeros))
+            if self._rest:
+                self._rest = self._rest[len(some) :]
+            else:
+                self._zeros -= len(some)
+            taken.append(some)
+            size -= len(some)
         return b"".join(taken)

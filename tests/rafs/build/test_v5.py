@@ -42,7 +42,7 @@ def build(source: Any, out: Path, **options: Any) -> Path:
 
 @pytest.mark.parametrize(
     ("compressor", "digester", "chunk_size"),
-    [("none", "blake3", 1 << 20), ("lz4_block", "sha256", 64 << 10), ("zstd", "blake3", 4096)],
+    [("none", "blake3", 1 << 20), ("lz4_block", "sha256", 64 << 10), ("zstd", "blake3", 16 << 10)],
 )
 def test_the_nasty_tree(
     nasty_tree: Path,
@@ -78,7 +78,7 @@ def listing(bootstrap: Path, blobs: Path) -> list[tuple[Any, ...]]:
     return found
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     tree=folders,
     compressor=st.sampled_from(list(CODECS)),

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import stat
+from pathlib import Path
 
+import pytest
+
+import rafs
+from rafs.build import BuildOptions, build_image
+from rafs.errors import RafsError
+from rafs.tools.check import check_image
+from rafs.tools.diff import diff_images
 from rafs.tools.inspect import chunks_of_blob, inspect_image, inspect_path
+from rafs.tools.unpack_tar import unpack_tar
 from tests.rafs.tools.conftest import Built
 from tests.trees import describe
 
@@ -55,3 +65,28 @@ def test_upstream_v5_without_its_blobs(upstream: Built) -> None:
         assert (facts.version, facts.names, facts.inodes, facts.hard_links) == (5, 54, 52, 2)
         assert len(list(chunks_of_blob(image, 0))) == facts.blobs[0].used_chunks == 23
         assert len(inspect_path(image, "/normal-file-test/holefiles/head-hole-1").chunks) == 3
+
+
+def test_an_image_whose_files_share_a_list_of_chunks(tmp_path: Path) -> None:
+    """Each file says that it has the many chunks of all others: nobody looks at all of them."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(2000):
+        (source / f"{number:04}").write_bytes(b"x")
+    (source / "large").write_bytes(bytes(4096 * 2000))
+    build_image(source, tmp_path / "boot", tmp_path / "blobs", BuildOptions(chunk_size=4096))
+    content = bytearray((tmp_path / "boot").read_bytes())
+    with rafs.open(tmp_path / "boot", tmp_path / "blobs") as image:
+        for number in range(2000):
+            at = image.image.inode_offset(image.find(f"/{number:04}"))
+            content[at + 8 : at + 16] = (4096 * 2000).to_bytes(8, "little")
+    (tmp_path / "lying").write_bytes(content)
+    with rafs.open(tmp_path / "lying", tmp_path / "blobs") as image:
+        for tool in (
+            lambda: inspect_image(image.image),
+            lambda: unpack_tar(image, io.BytesIO()),
+            lambda: diff_images(image.image, image.image),
+        ):
+            with pytest.raises((OSError, RafsError)):
+                tool()
+        assert not check_image(image, data=False).is_sound
