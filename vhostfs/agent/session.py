@@ -84,7 +84,7 @@ class Session:
         self._rings: WorkerRings | None = None
         self._blobs: dict[int, ServedBlob] = {}
         self._opening: set[int] = set()
-        self._prefetchers: dict[int, Prefetcher] = {}
+        self._prefetchers: dict[int, tuple[Prefetcher, frozenset[int]]] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._taken: deque[Upcall] = deque()
         self._outstanding = 0
@@ -186,6 +186,9 @@ class Session:
     async def _close_blob(self, handle: int) -> None:
         served = self._served(handle)
         del self._blobs[handle]
+        # The worker has stopped them, or it had no time to: it gave up while it asked for one.
+        for number in [number for number, (_, handles) in self._prefetchers.items() if handle in handles]:
+            self._prefetchers.pop(number)[0].cancel()
         await self._let_go(served)
 
     async def _let_go(self, served: ServedBlob) -> None:
@@ -213,19 +216,19 @@ class Session:
                 raise ProtocolError(f"prefetch of blob {run.blob_index} of {len(blobs)}")
             _check_run(blobs[run.blob_index], run.first_chunk, run.chunk_count)
         with asking(self._served(request.handles[0]).source):
-            self._prefetchers[request.number] = self._agent.store.prefetch(blobs, plan, request.options)
+            prefetcher = self._agent.store.prefetch(blobs, plan, request.options)
+        self._prefetchers[request.number] = (prefetcher, frozenset(request.handles))
         self._send(Done(request.call))
 
     def _stop_prefetch(self, request: StopPrefetch) -> None:
-        prefetcher = self._prefetchers.pop(request.number, None)
-        if prefetcher is None:
+        if request.number not in self._prefetchers:
             raise ProtocolError(f"no prefetch {request.number} to stop")
-        prefetcher.cancel()
+        self._prefetchers.pop(request.number)[0].cancel()
         self._send(Done(request.call))
 
     def _figures(self, request: AskFigures) -> Message:
         source = self._served(request.handles[0]).source if request.handles else None
-        prefetcher = self._prefetchers.get(request.prefetch)
+        prefetcher, _ = self._prefetchers.get(request.prefetch, (None, None))
         if prefetcher is not None:
             prefetcher.judge()
         return self._agent.figures(
@@ -341,7 +344,7 @@ class Session:
         rings, self._rings = self._rings, None
         if rings is not None:
             rings.close()
-        for prefetcher in self._prefetchers.values():
+        for prefetcher, _ in self._prefetchers.values():
             prefetcher.cancel()
         blobs, self._blobs = self._blobs, {}
         for served in blobs.values():

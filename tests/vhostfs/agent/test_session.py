@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from rafs.prefetch.options import PrefetchOptions
+from rafs.prefetch.plan import ChunkRun, Stage
 from tests.vhostfs.agent.raw_worker import HEAD, TAIL, RawWorker
 from tests.vhostfs.agent_here import agent_here, no_start
 from tests.vhostfs.conftest import BuiltImage, GatedBackend
 from tests.vhostfs.test_daemon import Guest, guest_of, until
 from vhostfs.agent import session
+from vhostfs.agent.bootstrap import pack_plan
 from vhostfs.agent.protocol import (
     VERSION,
     Adjust,
@@ -233,3 +235,21 @@ async def test_one_that_goes_away_leaves_nothing(image: BuiltImage, tmp_path: Pa
         await reading
         assert r.agent.store.statistics()["fetched_chunks"] == 17
         await until(lambda: r.agent.store.statistics()["open_blobs"] == 1)
+
+
+async def test_a_blob_is_closed_while_it_is_prefetched(
+    image: BuiltImage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when a mount is given up in the middle: the prefetch ends with it, and quietly."""
+    backend = GatedBackend(image.blob_dir)
+    async with agent_here(tmp_path / "cache", backend):
+        with RawWorker(tmp_path / "cache") as worker:
+            await asyncio.to_thread(worker.greet)
+            assert isinstance(await asyncio.to_thread(worker.open, image), Opened)
+            fd = pack_plan([Stage("all", [ChunkRun(0, 0, 17)])])
+            prefetch = Prefetch(7, 8, [1], PrefetchOptions())
+            assert isinstance(await asyncio.to_thread(worker.ask, prefetch, [fd]), Done)
+            os.close(fd)
+            await until(lambda: backend.waiting > 0)
+            assert isinstance(await asyncio.to_thread(worker.ask, CloseBlob(9, 1)), Done)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
