@@ -214,7 +214,7 @@ def mounted_at(mountpoint: Path) -> Mounted | None:
 
     The path itself is not touched: behind it may be a session that nobody answers.
     """
-    wanted = os.path.realpath(mountpoint.parent) + "/" + mountpoint.name
+    wanted = str(mountpoint.parent.resolve() / mountpoint.name)
     found = None
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         fields, _, rest = line.partition(" - ")

@@ -140,11 +140,12 @@ def docker_registry_at(
 def _wait_line(process: subprocess.Popen[str], log: Path, pattern: str) -> str:
     """The group in the first line of the process's errors that has `pattern`; all of them go to `log`."""
     found: queue.Queue[str | None] = queue.Queue()
+    assert process.stderr is not None
+    lines = os.fdopen(os.dup(process.stderr.fileno()))  # the process's own is closed with it
 
     def pump() -> None:
-        assert process.stderr is not None
-        with log.open("w") as file:
-            for line in process.stderr:
+        with log.open("w") as file, lines:
+            for line in lines:
                 file.write(line)
                 if match := re.search(pattern, line):
                     found.put(match[1])

@@ -139,3 +139,9 @@ def test_options() -> None:
     options = parse_options(["ro,noexec", "fsname=image,allow_other,defaults"])
     assert options.source == "image" and options.allow_other and options.flags == 1 | 2 | 4 | 8
     assert not parse_options(["rw"], writable=True).flags & 1
+
+
+def test_what_is_mounted_is_found_by_its_path_alone(where: Path) -> None:
+    proc = mounted_at(Path("/proc"))
+    assert proc is not None and proc.fs_type == "proc"
+    assert mounted_at(where) is None

@@ -21,6 +21,7 @@ from vhostfs.fuse_mount import (
     clones,
     mounted_at,
     open_session,
+    umount,
 )
 from vhostfs.nydusd.arguments import Arguments
 from vhostfs.unmounter import Unmounter
@@ -46,7 +47,13 @@ def prepare(arguments: Arguments) -> FusePlace:
         fd = open_session(mountpoint, MountOptions(flags=flags, allow_other=True, source="rafs"))
         # what is to survive us is one descriptor: see clones
         fds = [fd] if has_supervisor else clones(fd, arguments.fuse_threads)
-    return FusePlace(mountpoint, fds, Unmounter(mountpoint, is_kept=has_supervisor or arguments.upgrade))
+    try:
+        unmounter = Unmounter(mountpoint, is_kept=has_supervisor or arguments.upgrade)
+    except OSError:
+        if fds:
+            umount(mountpoint, lazy=True)
+        raise
+    return FusePlace(mountpoint, fds, unmounter)
 
 
 def is_orphaned(mountpoint: Path, apisock: str | None) -> bool:

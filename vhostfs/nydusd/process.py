@@ -44,10 +44,8 @@ def _run_mounted(arguments: Arguments, errors: ErrorHistory) -> int:
 
     try:
         place = prepare(arguments)
-    except FuseMountError as error:
+    except (FuseMountError, OSError) as error:
         return _refuse(str(error), arguments)
-    except OSError as error:
-        return _refuse(f"{error.filename}: {error.strerror}", arguments)
     status = _serve(arguments, errors, place)
     if status and place.fds:
         place.unmounter.umount()
