@@ -36,6 +36,10 @@ def fixtures_dir(shared_dir: Path) -> Path:
     return shared_dir / "fixtures"
 
 
+#: of a test that is a coroutine function: just under that of all tests (pyproject.toml)
+ASYNC_DEADLINE_S = 280.0
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a test that is a coroutine function, on the daemon's own kind of event loop."""
@@ -43,5 +47,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(pyfuncitem.obj(**arguments))
+        # pytest-timeout's signal does not wake a loop that has nothing to do
+        runner.run(asyncio.wait_for(pyfuncitem.obj(**arguments), ASYNC_DEADLINE_S))
     return True

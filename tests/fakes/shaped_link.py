@@ -104,15 +104,12 @@ class ShapedLink:
                 writer.write(piece)
                 await writer.drain()
 
-        delivering = asyncio.create_task(deliver())
-        try:
+        async with asyncio.TaskGroup() as group:  # who cannot deliver any more ends the reading too
+            group.create_task(deliver())
             opened_at = loop.time() + first_delay_s
             while piece := await reader.read(PIECE):
                 await pieces.put((direction.send(len(piece), max(loop.time(), opened_at)), piece))
             await pieces.put((direction.send(0, loop.time()), b""))
-            await delivering
-        finally:
-            delivering.cancel()
 
 
 @contextmanager
