@@ -48,5 +48,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         # pytest-timeout's signal does not wake a loop that has nothing to do
-        runner.run(asyncio.wait_for(pyfuncitem.obj(**arguments), ASYNC_DEADLINE_S))
+        own = pyfuncitem.get_closest_marker("timeout")
+        limit_s = own.args[0] if own is not None else ASYNC_DEADLINE_S
+        runner.run(asyncio.wait_for(pyfuncitem.obj(**arguments), limit_s))
     return True
